@@ -1,0 +1,1 @@
+//! The agent: its loop as a state machine without I/O, tools, workspace and jail.

@@ -1,0 +1,163 @@
+//! The journal: a job's steps as data. Replaying them gives the agent's state.
+//!
+//! A step is encoded as one version byte and JSON after it. A version that this build does not
+//! know is an error that leaves the job to a newer runner; old versions stay readable.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chat::ModelAnswer;
+use crate::effect::{EffectKey, EffectOutcome};
+use crate::end::End;
+use crate::time::Timestamp;
+
+/// The version that this build writes.
+pub const VERSION: u8 = 1;
+
+/// One journaled event of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// When, by the clock of the runner that wrote it: for people, never for decisions.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened. Journaled before anything is done on the strength of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The workspace was opened for the first time.
+    Started {
+        /// The commit that it stands on, in full.
+        base_commit: String,
+        /// The branch that a pull request will ask to be merged into.
+        base_branch: String,
+        /// The system prompt as sent: kept, so that a changed template changes no running job.
+        system_prompt: String,
+        /// The task as sent.
+        task_prompt: String,
+    },
+    /// The model answered. Paid for: never asked for again.
+    ModelAnswered {
+        /// The answer.
+        answer: ModelAnswer,
+    },
+    /// The provider said that the conversation is too long: it is compacted from here on.
+    ContextTooLong,
+    /// A tool call begins that must not be repeated if it is cut off.
+    ToolStarted {
+        /// The call's id.
+        call_id: String,
+    },
+    /// A tool call ended, or was found interrupted.
+    ToolFinished {
+        /// The call's id.
+        call_id: String,
+        /// What the model is told; capped.
+        output: String,
+        /// Whether the tool refused or failed.
+        is_error: bool,
+    },
+    /// An effect is about to be tried.
+    EffectAnnounced {
+        /// Which.
+        key: EffectKey,
+    },
+    /// An effect stands in the world.
+    EffectConfirmed {
+        /// Which.
+        key: EffectKey,
+        /// What stands there.
+        outcome: EffectOutcome,
+    },
+    /// The model finished, and the workspace holds no change to publish.
+    NothingToPublish,
+    /// What the workspace holds must not be pushed.
+    ChangeRefused {
+        /// Why, for the model and for a person.
+        why: String,
+    },
+    /// The job has its end; only telling of it is left.
+    Ended {
+        /// How.
+        end: End,
+    },
+}
+
+impl Event {
+    /// The event's name, as in the encoding.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Event::Started { .. } => "started",
+            Event::ModelAnswered { .. } => "model_answered",
+            Event::ContextTooLong => "context_too_long",
+            Event::ToolStarted { .. } => "tool_started",
+            Event::ToolFinished { .. } => "tool_finished",
+            Event::EffectAnnounced { .. } => "effect_announced",
+            Event::EffectConfirmed { .. } => "effect_confirmed",
+            Event::NothingToPublish => "nothing_to_publish",
+            Event::ChangeRefused { .. } => "change_refused",
+            Event::Ended { .. } => "ended",
+        }
+    }
+}
+
+/// Why bytes are not a step.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// Written by a newer build.
+    #[error("journal version {found}, this build reads up to {VERSION}: leave the job to a newer runner")]
+    Newer {
+        /// The version found.
+        found: u8,
+    },
+    /// Cut off or garbage.
+    #[error("unreadable journal step: {0}")]
+    Corrupt(String),
+}
+
+impl Step {
+    /// To bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        // Maps with string keys and plain data: serialising to a vector has no way to fail.
+        if let Err(error) = serde_json::to_writer(&mut bytes, self) {
+            unreachable!("a step is plain data: {error}");
+        }
+        bytes
+    }
+
+    /// From bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, JournalError> {
+        match bytes.split_first() {
+            Some((&VERSION, body)) => {
+                serde_json::from_slice(body).map_err(|e| JournalError::Corrupt(e.to_string()))
+            }
+            Some((&0, _)) | None => Err(JournalError::Corrupt("no version".into())),
+            Some((&found, _)) => Err(JournalError::Newer { found }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_survives_its_encoding() {
+        let step = Step {
+            at: Timestamp::from_millis(1),
+            event: Event::ToolFinished { call_id: "c".into(), output: "x\n".into(), is_error: false },
+        };
+        assert_eq!(Step::decode(&step.encode()), Ok(step));
+    }
+
+    #[test]
+    fn a_newer_version_and_garbage_are_told_apart() {
+        assert_eq!(Step::decode(&[9, b'{', b'}']), Err(JournalError::Newer { found: 9 }));
+        for garbage in [&b""[..], b"\0", b"\x01", b"\x01{\"event\":\"ended\"}"] {
+            assert!(matches!(Step::decode(garbage), Err(JournalError::Corrupt(_))), "{garbage:?}");
+        }
+    }
+}
