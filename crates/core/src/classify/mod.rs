@@ -1,6 +1,7 @@
 //! From an answer, or its absence, to a verdict: one function a provider. PROVIDERS in docs has
 //! the tables; each row is a test case here.
 
+pub mod clean;
 pub mod git;
 pub mod github;
 pub mod openai;
