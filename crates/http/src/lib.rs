@@ -8,6 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use steadfast_core::classify::transport::TransportFault;
+
+mod body;
+mod reqwest_transport;
+
+pub use body::{read_capped, read_prefix};
+pub use reqwest_transport::{ReqwestTransport, Settings, UnusableTransport};
 
 /// An answer's body as it arrives.
 pub type Body = BoxStream<'static, Result<Bytes, TransportError>>;
@@ -62,4 +69,18 @@ pub enum TransportError {
     /// The request could not be made: a bad URL or header.
     #[error("unusable request: {0}")]
     Unusable(String),
+}
+
+impl TransportError {
+    /// What kind of fault it is, for classification.
+    pub fn fault(&self) -> TransportFault {
+        match self {
+            TransportError::Connect(_) => TransportFault::Connect,
+            TransportError::Lost(_) => TransportFault::Lost,
+            TransportError::Timeout { .. } => TransportFault::Timeout,
+            TransportError::CutOff(_) => TransportFault::CutOff,
+            TransportError::TooLarge { .. } => TransportFault::TooLarge,
+            TransportError::Unusable(_) => TransportFault::Unusable,
+        }
+    }
 }

@@ -5,3 +5,4 @@ pub mod clean;
 pub mod git;
 pub mod github;
 pub mod openai;
+pub mod transport;
