@@ -63,7 +63,7 @@ pub enum EndReason {
     GaveUp,
     /// What it wants to push is not allowed: a secret, a workflow, too large.
     ChangeRefused,
-    /// The journal cannot be read by this version.
+    /// The journal cannot be read, or is at its cap.
     Journal,
 }
 

@@ -3,6 +3,8 @@
 //! Pure: no I/O, no runtime, no clock. Time comes in as an argument, or through [`time::Clock`].
 //! This crate knows none of the others; every other crate speaks its words.
 
+pub mod breaker;
+pub mod budget;
 pub mod chat;
 pub mod classify;
 pub mod effect;
