@@ -1,1 +1,5 @@
 //! The agent: its loop as a state machine without I/O, tools, workspace and jail.
+
+pub mod git;
+pub mod jail;
+pub mod tools;
