@@ -1,0 +1,400 @@
+//! What is known of a job, and its transitions as plain functions: the memory and SQLite stores load
+//! a record, change it here and keep it. Redis does the same in its scripts.
+
+use std::time::Duration;
+
+use serde_json::json;
+use steadfast_core::end::{EndReason, EndStatus};
+use steadfast_core::job::{Job, JobId};
+use steadfast_core::time::Timestamp;
+
+use crate::caps::reason;
+use crate::{
+    Cancellation, ClaimedFrom, Counts, Inspection, Lease, Renewal, Requeue, Result, Settlement, State,
+    StoreError, Token,
+};
+
+/// Names of the status hash that the store keeps itself; a settlement's further fields can't set them.
+pub(crate) const KEPT: &[&str] = &[
+    "status",
+    "state",
+    "admittedAt",
+    "startedAt",
+    "completedAt",
+    "waitingFor",
+    "waitingUntil",
+    "runs",
+    "attempts",
+    "crashes",
+    "waits",
+    "steps",
+    "duplicates",
+    "runner",
+    "result",
+    "lastError",
+    // The Redis store's own, in the same hash.
+    "token",
+    "due",
+    "closed",
+    "cancel",
+    "journalBytes",
+];
+
+/// The fields that a settlement may add: those that the store doesn't keep itself.
+pub(crate) fn further_fields(settlement: &Settlement) -> impl Iterator<Item = (&str, &str)> {
+    let own = |name: &str| !KEPT.contains(&name);
+    settlement
+        .fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .filter(move |(name, _)| own(name))
+}
+
+/// The settlement that an operator's cancel is, of a job that nobody runs.
+pub(crate) fn called_off() -> Settlement {
+    Settlement {
+        status: EndStatus::Cancelled,
+        result: json!({"success": false, "summary": "called off before it was done"}),
+        fields: vec![("endReason".into(), reason_word(EndReason::Cancelled))],
+    }
+}
+
+/// The settlement of a job that the store cannot read any more.
+pub(crate) fn unreadable(why: &str) -> Settlement {
+    Settlement {
+        status: EndStatus::Failed,
+        result: json!({"success": false, "error": reason(&format!("the store cannot read this job: {why}"))}),
+        fields: vec![("endReason".into(), reason_word(EndReason::Journal))],
+    }
+}
+
+fn reason_word(reason: EndReason) -> String {
+    serde_json::to_value(reason).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Everything but the job itself, its journal and its patch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Record {
+    /// Order of admission.
+    pub seq: u64,
+    pub state: State,
+    pub token: u64,
+    /// When it may be claimed; kept while it runs, for a release.
+    pub due: Timestamp,
+    /// When its lease ends; means something while it runs.
+    pub lease_end: Timestamp,
+    pub counts: Counts,
+    pub duplicates: u32,
+    pub journal_bytes: u64,
+    /// Somebody asked for it to be called off while it ran.
+    pub cancel: bool,
+    /// The last transition out of running (or the submission), with its arguments: what makes its
+    /// repetition harmless.
+    pub closed: String,
+    pub admitted_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    pub waiting_for: Option<String>,
+    pub runner: Option<String>,
+    pub last_error: Option<String>,
+    pub end: Option<Settlement>,
+}
+
+/// What a claim made of a record.
+pub(crate) enum Taken {
+    /// Ours now.
+    Claimed(ClaimedFrom),
+    /// It was to be called off and its runner is gone: it has ended.
+    CalledOff,
+    /// Not to be had: somebody else was quicker.
+    No,
+}
+
+/// Whether a transition is still to be done.
+#[derive(PartialEq, Eq)]
+enum Todo {
+    Now,
+    DoneBefore,
+}
+
+impl Record {
+    /// A job just taken in.
+    pub fn admitted(seq: u64, closed: String, now: Timestamp) -> Self {
+        Record {
+            seq,
+            state: State::Queued,
+            token: 0,
+            due: now,
+            lease_end: Timestamp::EPOCH,
+            counts: Counts::default(),
+            duplicates: 0,
+            journal_bytes: 0,
+            cancel: false,
+            closed,
+            admitted_at: now,
+            started_at: None,
+            ended_at: None,
+            waiting_for: None,
+            runner: None,
+            last_error: None,
+            end: None,
+        }
+    }
+
+    /// Leases it to a runner, if its time has come.
+    pub fn claim(&mut self, now: Timestamp, lease: Duration, runner: &str) -> Taken {
+        let from = match self.state {
+            State::Queued | State::Parked if self.due <= now => ClaimedFrom::Queue,
+            State::Running if self.lease_end <= now => ClaimedFrom::ExpiredLease,
+            State::Queued | State::Parked | State::Running | State::Ended => return Taken::No,
+        };
+        if from == ClaimedFrom::ExpiredLease {
+            self.counts.crashes += 1;
+            if self.cancel {
+                self.ended(called_off(), now);
+                return Taken::CalledOff;
+            }
+        }
+        self.state = State::Running;
+        self.token += 1;
+        self.lease_end = now + lease;
+        self.counts.runs += 1;
+        self.started_at.get_or_insert(now);
+        self.waiting_for = None;
+        self.runner = Some(runner.to_owned());
+        Taken::Claimed(from)
+    }
+
+    /// Prolongs a lease.
+    pub fn renew(&mut self, lease: &Lease, now: Timestamp, by: Duration) -> Renewal {
+        match self.holds(lease) {
+            false => Renewal::Lost,
+            true => {
+                self.lease_end = now + by;
+                if self.cancel { Renewal::CancelRequested } else { Renewal::Held }
+            }
+        }
+    }
+
+    /// Whether the lease is the newest of a running job. One whose time is over but that nobody
+    /// took yet still is.
+    pub fn holds(&self, lease: &Lease) -> bool {
+        self.state == State::Running && self.token == lease.token.0
+    }
+
+    /// Refuses a lease that is not the newest of a running job.
+    pub fn check(&self, lease: &Lease) -> Result<()> {
+        if self.holds(lease) { Ok(()) } else { Err(lost(lease)) }
+    }
+
+    /// Counts steps that were appended.
+    pub fn appended(&mut self, steps: usize, bytes: usize) {
+        if steps > 0 {
+            self.counts.attempts = 0;
+        }
+        self.counts.steps = self.counts.steps.saturating_add(u32::try_from(steps).unwrap_or(u32::MAX));
+        self.journal_bytes = self.journal_bytes.saturating_add(bytes as u64);
+    }
+
+    /// Puts it away.
+    pub fn park(&mut self, lease: &Lease, until: Timestamp, why: &str, now: Timestamp) -> Result<()> {
+        if self.leave(lease, &closing::park(until))? == Todo::DoneBefore {
+            return Ok(());
+        }
+        self.counts.waits += 1;
+        self.waits(State::Parked, until, Some(reason(why)), now);
+        Ok(())
+    }
+
+    /// Puts it back.
+    pub fn requeue(&mut self, lease: &Lease, after: Duration, why: &Requeue, now: Timestamp) -> Result<()> {
+        if self.leave(lease, &closing::requeue(after, why))? == Todo::DoneBefore {
+            return Ok(());
+        }
+        let error = match why {
+            Requeue::Failed { error } => {
+                self.counts.attempts += 1;
+                error
+            }
+            Requeue::Crashed { error } => {
+                self.counts.crashes += 1;
+                error
+            }
+        };
+        self.last_error = Some(reason(error));
+        self.waits(State::Queued, now + after, Some(reason(error)), now);
+        Ok(())
+    }
+
+    /// Gives it back, its place kept.
+    pub fn release(&mut self, lease: &Lease, now: Timestamp) -> Result<()> {
+        if self.leave(lease, closing::RELEASE)? == Todo::Now {
+            self.waits(State::Queued, self.due.min(now), None, now);
+        }
+        Ok(())
+    }
+
+    /// Ends it.
+    pub fn settle(&mut self, lease: &Lease, settlement: &Settlement, now: Timestamp) -> Result<()> {
+        if self.leave(lease, &closing::settle(settlement))? == Todo::Now {
+            self.ended(settlement.clone(), now);
+        }
+        Ok(())
+    }
+
+    /// Calls it off, or asks its runner to.
+    pub fn cancel(&mut self, now: Timestamp) -> Cancellation {
+        match self.state {
+            State::Queued | State::Parked => {
+                self.ended(called_off(), now);
+                Cancellation::Ended
+            }
+            State::Running => {
+                self.cancel = true;
+                Cancellation::Asked
+            }
+            State::Ended => Cancellation::AlreadyEnded,
+        }
+    }
+
+    /// Ends it, whoever asks.
+    pub fn ended(&mut self, settlement: Settlement, now: Timestamp) {
+        self.state = State::Ended;
+        self.ended_at = Some(now);
+        self.waiting_for = None;
+        self.end = Some(settlement);
+    }
+
+    /// Whether a transition out of running is still to be done; refuses a lease that was taken over.
+    fn leave(&mut self, lease: &Lease, closing: &str) -> Result<Todo> {
+        if self.holds(lease) {
+            self.closed = closing.to_owned();
+            return Ok(Todo::Now);
+        }
+        match self.token == lease.token.0 && self.closed == closing {
+            true => Ok(Todo::DoneBefore),
+            false => Err(lost(lease)),
+        }
+    }
+
+    /// Lets it wait, unless somebody asked for it to be called off: then nobody is left to hear it.
+    fn waits(&mut self, state: State, due: Timestamp, waiting_for: Option<String>, now: Timestamp) {
+        self.due = due;
+        if self.cancel {
+            return self.ended(called_off(), now);
+        }
+        self.state = state;
+        self.waiting_for = waiting_for;
+    }
+
+    /// When it is due, its lease ends, or it ended.
+    pub fn at(&self) -> Timestamp {
+        match self.state {
+            State::Queued | State::Parked => self.due,
+            State::Running => self.lease_end,
+            State::Ended => self.ended_at.unwrap_or(self.due),
+        }
+    }
+
+    /// For list and inspect.
+    pub fn inspection(&self, job: Job) -> Inspection {
+        Inspection {
+            job,
+            state: self.state,
+            counts: self.counts,
+            admitted_at: self.admitted_at,
+            at: self.at(),
+            waiting_for: self.waiting_for.clone(),
+            status: self.status(),
+        }
+    }
+
+    /// The status hash, as the Redis store has it.
+    fn status(&self) -> Vec<(String, String)> {
+        let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+        let waiting_until = self.waiting_for.as_ref().map(|_| self.due);
+        let known = [
+            ("status", Some(status_word(self.state, self.end.as_ref()).to_owned())),
+            ("state", Some(state_word(self.state).to_owned())),
+            ("admittedAt", time(Some(self.admitted_at))),
+            ("startedAt", time(self.started_at)),
+            ("completedAt", time(self.ended_at)),
+            ("waitingFor", self.waiting_for.clone()),
+            ("waitingUntil", time(waiting_until)),
+            ("runs", Some(self.counts.runs.to_string())),
+            ("attempts", Some(self.counts.attempts.to_string())),
+            ("crashes", Some(self.counts.crashes.to_string())),
+            ("waits", Some(self.counts.waits.to_string())),
+            ("steps", Some(self.counts.steps.to_string())),
+            ("duplicates", Some(self.duplicates.to_string())),
+            ("runner", self.runner.clone()),
+            ("lastError", self.last_error.clone()),
+            ("result", self.end.as_ref().map(|end| end.result.to_string())),
+        ];
+        let known = known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let further = self.end.iter().flat_map(further_fields);
+        known.chain(further.map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+    }
+}
+
+/// The word that the seed system's monitors know. What waits, for whatever, is `queued`.
+pub(crate) fn status_word(state: State, end: Option<&Settlement>) -> &'static str {
+    match state {
+        State::Queued | State::Parked => "queued",
+        State::Running => "in_progress",
+        State::Ended => end.map_or("failed", |end| end.status.as_str()),
+    }
+}
+
+/// The word of a state, in the status hash and in the SQLite store.
+pub(crate) fn state_word(state: State) -> &'static str {
+    match state {
+        State::Queued => "queued",
+        State::Running => "running",
+        State::Parked => "parked",
+        State::Ended => "ended",
+    }
+}
+
+/// The state of a word.
+pub(crate) fn state_of(word: &str) -> Option<State> {
+    let states = [State::Queued, State::Running, State::Parked, State::Ended];
+    states.into_iter().find(|state| state_word(*state) == word)
+}
+
+/// What [`Record::closed`] holds after each transition.
+pub(crate) mod closing {
+    use super::*;
+
+    pub const RELEASE: &str = "release";
+
+    pub fn submit(nonce: &str) -> String {
+        format!("submit {nonce}")
+    }
+
+    pub fn park(until: Timestamp) -> String {
+        format!("park {}", until.millis())
+    }
+
+    pub fn requeue(after: Duration, why: &Requeue) -> String {
+        let kind = match why {
+            Requeue::Failed { .. } => "failed",
+            Requeue::Crashed { .. } => "crashed",
+        };
+        format!("requeue {kind} {}", after.as_millis())
+    }
+
+    pub fn settle(settlement: &Settlement) -> String {
+        format!("settle {}", settlement.status.as_str())
+    }
+}
+
+/// The error of a lease that was taken over.
+pub(crate) fn lost(lease: &Lease) -> StoreError {
+    StoreError::LeaseLost { job: lease.job.clone(), token: lease.token }
+}
+
+/// The lease of a job's token.
+pub(crate) fn lease_of(job: &JobId, token: u64) -> Lease {
+    Lease { job: job.clone(), token: Token(token) }
+}

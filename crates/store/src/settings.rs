@@ -1,0 +1,222 @@
+//! The `[queue]` settings, and the URL that says which store it is.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::{Result, StoreError};
+
+/// Where the queue is kept and what it holds at most: `[queue]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `sqlite:PATH` (default `sqlite:steadfast.db`), `redis://`, `rediss://` or `redis+unix://`,
+    /// or `memory:`. A password in it is never shown.
+    pub url: QueueUrl,
+    /// What every Redis key begins with; default empty, the seed system's names. On a Redis
+    /// Cluster it must hold a hash tag: `{steadfast}:`.
+    pub prefix: String,
+    /// How long a claimed job is ours without a renewal; default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Most bytes of a job's JSON; default 1 MB.
+    pub max_job_bytes: ByteSize,
+    /// How long an ended job is kept; default 7 days.
+    #[serde(with = "humantime_serde")]
+    pub keep_ended: Duration,
+    /// Most steps of a job's journal; default 2,000.
+    pub max_steps: u32,
+    /// Most bytes of one step; default 1 MB.
+    pub max_step_bytes: ByteSize,
+    /// Most bytes of a workspace's patch; default 20 MB.
+    pub max_patch_bytes: ByteSize,
+    /// Most bytes of a job's journal, its steps together; default 50 MB.
+    pub max_journal_bytes: ByteSize,
+    /// SQLite: how often to look for what other processes queued; default 100 ms.
+    #[serde(with = "humantime_serde")]
+    pub poll_interval: Duration,
+    /// Redis: longest wait for a connection; default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Redis: longest wait for an answer; SQLite: for another process's transaction; default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub response_timeout: Duration,
+}
+
+/// The queue's URL. Shows and serialises with its password masked; [`QueueUrl::parse`] reads it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct QueueUrl(String);
+
+/// Which store a [`QueueUrl`] names.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Location {
+    /// In this process, gone with it.
+    Memory,
+    /// A file.
+    Sqlite(PathBuf),
+    /// A server: the URL as the Redis client takes it, password included.
+    Redis(String),
+}
+
+impl QueueUrl {
+    /// Keeps a URL as it is written; whether it can be read is told by [`QueueUrl::parse`].
+    pub fn new(url: impl Into<String>) -> Self {
+        QueueUrl(url.into())
+    }
+
+    /// Which store it names.
+    pub fn parse(&self) -> Result<Location> {
+        let scheme = self.0.split(':').next().unwrap_or_default();
+        match (scheme, self.0.split_once(':')) {
+            ("memory", Some((_, ""))) => Ok(Location::Memory),
+            ("sqlite", Some((_, path))) if !path.trim_start_matches('/').is_empty() => {
+                Ok(Location::Sqlite(PathBuf::from(path)))
+            }
+            ("redis" | "rediss" | "redis+unix", Some((_, rest))) if rest.starts_with("//") => {
+                Ok(Location::Redis(self.0.clone()))
+            }
+            _ => Err(StoreError::Unusable(format!(
+                "queue.url {self} names no store: write sqlite:steadfast.db, redis://host:6379, \
+                 rediss://host:6379, redis+unix:///run/redis.sock or memory:"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for QueueUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&masked(&self.0))
+    }
+}
+
+impl fmt::Debug for QueueUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", masked(&self.0))
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::Memory => f.write_str("memory:"),
+            Location::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Location::Redis(url) => f.write_str(&masked(url)),
+        }
+    }
+}
+
+impl Serialize for QueueUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for QueueUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer).map(QueueUrl)
+    }
+}
+
+/// The URL without what may be secret: the password before `@`, and the query, where
+/// `redis+unix:` carries its own.
+pub(crate) fn masked(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if scheme.starts_with("redis") => (scheme, rest),
+        // Not a Redis URL: a path, or something mistyped that may hold a password all the same.
+        Some(_) | None if !url.contains('@') => return url.to_owned(),
+        Some((scheme, rest)) => (scheme, rest),
+        None => return "***".to_owned(),
+    };
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?***"),
+        None => (rest, ""),
+    };
+    // The last `@`: a password may hold one that is not escaped.
+    match rest.rsplit_once('@') {
+        None => format!("{scheme}://{rest}{query}"),
+        Some((user, host)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{host}{query}")
+        }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Settings {
+    /// The defaults of config.toml with another URL, for tests.
+    pub fn for_tests(url: impl Into<String>) -> Self {
+        Settings {
+            url: QueueUrl::new(url),
+            prefix: String::new(),
+            lease: Duration::from_secs(30),
+            max_job_bytes: ByteSize::mb(1),
+            keep_ended: Duration::from_secs(7 * 24 * 3600),
+            max_steps: 2000,
+            max_step_bytes: ByteSize::mb(1),
+            max_patch_bytes: ByteSize::mb(20),
+            max_journal_bytes: ByteSize::mb(50),
+            poll_interval: Duration::from_millis(20),
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_its_store() {
+        let read = |url: &str| QueueUrl::new(url).parse();
+        assert_eq!(read("memory:").unwrap(), Location::Memory);
+        assert_eq!(read("sqlite:a b.db").unwrap(), Location::Sqlite("a b.db".into()));
+        assert_eq!(read("sqlite:/x/y.db").unwrap(), Location::Sqlite("/x/y.db".into()));
+        for url in ["redis://h", "rediss://u:p@h:1/2", "redis+unix:///run/r.sock"] {
+            assert_eq!(read(url).unwrap(), Location::Redis(url.into()));
+        }
+        for url in ["", "redis", "redis:h", "sqlite:", "sqlite://", "postgres://h", "memory:x"] {
+            let error = read(url).unwrap_err().to_string();
+            assert!(error.contains("sqlite:steadfast.db"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        for (url, shown) in [
+            ("redis://h:1", "redis://h:1"),
+            ("redis://:hunter2@h:1/0", "redis://:***@h:1/0"),
+            ("rediss://me:hun@ter2@h", "rediss://me:***@h"),
+            ("redis+unix:///r.sock?pass=hunter2", "redis+unix:///r.sock?***"),
+            ("postgres://me:hunter2@h", "postgres://me:***@h"),
+            ("me:hunter2@h", "***"),
+            ("sqlite:/a.db", "sqlite:/a.db"),
+        ] {
+            let url = QueueUrl::new(url);
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(serde_json::to_value(&url).unwrap(), shown);
+            assert!(
+                !format!("{url:?} {:?} {:?}", url.parse(), Settings::for_tests(&*url.0)).contains("ter2")
+            );
+        }
+    }
+
+    #[test]
+    fn settings_are_read_as_people_write_them() {
+        let written = serde_json::json!({
+            "url": "memory:", "prefix": "", "lease": "30s", "max_job_bytes": "1MB", "keep_ended": "7d",
+            "max_steps": 2000, "max_step_bytes": "1MB", "max_patch_bytes": "20MB",
+            "max_journal_bytes": "50MB", "poll_interval": "100ms", "connect_timeout": "5s",
+            "response_timeout": "5s",
+        });
+        let read: Settings = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(read.keep_ended, Duration::from_secs(604_800));
+        assert_eq!(read.max_job_bytes, ByteSize::mb(1));
+        let mut mistyped = written;
+        mistyped["leese"] = "1s".into();
+        assert!(serde_json::from_value::<Settings>(mistyped).unwrap_err().to_string().contains("leese"));
+    }
+}
