@@ -239,6 +239,12 @@ pub fn classify(
         410 | 451 => Verdict::Fatal { why: FatalReason::NotFound },
         409 if call.operation == Operation::CreatePull => Verdict::Verify,
         422 if call.operation == Operation::CreatePull && !error.blames_another_field() => Verdict::Verify,
+        422 if call.operation == Operation::CreateToken => {
+            text = format!(
+                "{text}; grant the installation contents, issues and pull_requests: write, and the repository"
+            );
+            Verdict::Fatal { why: FatalReason::Permission }
+        }
         408 | 500..=599 if call.operation.is_effect() => Verdict::Verify,
         408 | 500..=599 => {
             let after = headers::retry_after(headers, now).map(|wait| wait.min(bounds.max_server_wait));
@@ -269,7 +275,7 @@ fn rate_limit_wait(
         Some(reset) if used_up => Some((reset + RESET_MARGIN, GateReason::RateLimit)),
         // A bare 429 is a rate limit by its status, and gets GitHub's wait for those without a time.
         Some(_) | None if used_up || secondary || status == StatusCode::TOO_MANY_REQUESTS => {
-            Some((secondary_wait(bounds.secondary_streak), reason))
+            Some((secondary_wait(bounds.secondary_streak), GateReason::SecondaryLimit))
         }
         Some(_) | None => None,
     }

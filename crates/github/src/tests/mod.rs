@@ -1,0 +1,1 @@
+//! Tests against a GitHub in memory, with the clock paused.
