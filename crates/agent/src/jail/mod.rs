@@ -1,9 +1,24 @@
 //! The jail in which the model's commands run: a ladder of levels, probed by really running one.
+//!
+//! An issue's text is written by strangers and steers the model, so every command is taken for
+//! hostile. A command sees the system's programs read-only, its own workspace, HOME and /tmp, and
+//! nothing else of the machine: no other process, no network, no environment of the worker.
 
+mod bubblewrap;
+mod capture;
+mod limits;
+pub(crate) mod process;
 mod settings;
 
-use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use bubblewrap::Bubblewrap;
+pub(crate) use capture::{Captured, shorten};
+pub(crate) use process::{Exit, Task};
 pub use settings::{CommandSettings, JailSettings, SYSTEM};
 
 /// How well commands are locked in.
@@ -43,3 +58,145 @@ impl TryFrom<u8> for Level {
         }
     }
 }
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Level::None => "0 (none)",
+            Level::User => "1 (user)",
+            Level::Landlock => "2 (landlock)",
+            Level::Bubblewrap => "3 (bubblewrap)",
+        })
+    }
+}
+
+/// The jail as it was found on this machine.
+#[derive(Debug)]
+pub struct Jail {
+    settings: JailSettings,
+    command: CommandSettings,
+    bubblewrap: Option<Bubblewrap>,
+    why: String,
+}
+
+/// The folders of one workspace that a command may write to.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The workspace.
+    pub workspace: PathBuf,
+    /// Its private HOME.
+    pub home: PathBuf,
+    /// Its private /tmp.
+    pub tmp: PathBuf,
+    /// Files that stand for `/etc/passwd` and `/etc/group`.
+    pub etc: PathBuf,
+}
+
+/// Where a command of the highest level finds its workspace.
+pub(crate) const WORKSPACE: &str = "/workspace";
+/// Where it finds its HOME.
+const HOME: &str = "/home/steadfast";
+
+/// Why a command was not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JailError {
+    /// The machine offers less than the configuration asks for.
+    #[error(
+        "commands are not run here: the jail's level is {level}, agent.jail.min_level asks for {wanted}. {why}"
+    )]
+    TooWeak {
+        /// What there is.
+        level: Level,
+        /// What is asked for.
+        wanted: Level,
+        /// Why there is no more, and the cure.
+        why: String,
+    },
+    /// It could not be started.
+    #[error("the command could not be started: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+impl Jail {
+    /// Finds out the highest level of this machine by running a command in it.
+    pub async fn probe(settings: JailSettings, command: CommandSettings) -> Jail {
+        let (bubblewrap, why) = match Bubblewrap::probe(&settings, &command).await {
+            Ok(bubblewrap) => {
+                let why = format!("a probe ran in bubblewrap ({})", bubblewrap.program().display());
+                (Some(bubblewrap), why)
+            }
+            Err(why) => (None, why),
+        };
+        let jail = Jail { settings, command, bubblewrap, why };
+        let (level, wanted, why) = (jail.level(), jail.settings.min_level, jail.why());
+        if level < wanted {
+            tracing::error!(%level, %wanted, why, "jail too weak, commands will be refused");
+        } else {
+            tracing::info!(%level, network = jail.settings.network, why, "jail probed");
+        }
+        jail
+    }
+
+    /// The level in which commands run.
+    pub fn level(&self) -> Level {
+        match self.bubblewrap {
+            Some(_) => Level::Bubblewrap,
+            None => Level::None,
+        }
+    }
+
+    /// How the level was found, or what stands in the way of a higher one and the cure.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// Whether the level is at least the one that the configuration asks for.
+    pub fn suffices(&self) -> bool {
+        self.level() >= self.settings.min_level
+    }
+
+    /// The bounds of commands and tools.
+    pub fn command(&self) -> &CommandSettings {
+        &self.command
+    }
+
+    /// Runs a shell command of the model in `place`.
+    pub(crate) async fn run(
+        &self,
+        place: &Place,
+        command: &str,
+        timeout: Option<Duration>,
+        cancel: &CancellationToken,
+    ) -> Result<process::Ended, JailError> {
+        if !self.suffices() {
+            let (level, wanted, why) = (self.level(), self.settings.min_level, self.why.clone());
+            return Err(JailError::TooWeak { level, wanted, why });
+        }
+        let (mut child, home, tmp) = match &self.bubblewrap {
+            Some(bubblewrap) => {
+                (bubblewrap.command(&self.settings, place), Path::new(HOME), Path::new("/tmp"))
+            }
+            None => {
+                let mut child = limits::shell();
+                child.current_dir(&place.workspace);
+                (child, place.home.as_path(), place.tmp.as_path())
+            }
+        };
+        limits::finish(&mut child, &self.command, command);
+        limits::environment(&mut child, &self.settings, home, tmp);
+        // Both streams in whole, so that the one that says more may have the other's room.
+        let cap = usize::try_from(self.command.max_output_bytes.as_u64()).unwrap_or(usize::MAX);
+        let task = Task {
+            command: child,
+            stdin: Vec::new(),
+            stdout: Captured::head_and_tail(cap),
+            stderr: Captured::head_and_tail(cap),
+            max_processes: Some(self.command.processes),
+            timeout: timeout.unwrap_or(self.command.timeout).min(self.command.max_timeout),
+        };
+        Ok(process::run(task, cancel).await?)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

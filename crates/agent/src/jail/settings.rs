@@ -55,7 +55,7 @@ pub struct CommandSettings {
 }
 
 /// What [`JailSettings::system`] is by default.
-pub const SYSTEM: [&str; 29] = [
+pub const SYSTEM: [&str; 27] = [
     "/usr",
     "/bin",
     "/sbin",
@@ -69,7 +69,6 @@ pub const SYSTEM: [&str; 29] = [
     "/etc/ca-certificates",
     "/etc/ca-certificates.conf",
     "/etc/debian_version",
-    "/etc/group",
     "/etc/hosts",
     "/etc/java-17-openjdk",
     "/etc/java-21-openjdk",
@@ -80,7 +79,6 @@ pub const SYSTEM: [&str; 29] = [
     "/etc/mime.types",
     "/etc/nsswitch.conf",
     "/etc/os-release",
-    "/etc/passwd",
     "/etc/pki",
     "/etc/protocols",
     "/etc/resolv.conf",

@@ -1,0 +1,216 @@
+//! Hostile commands in real bubblewrap.
+
+use std::process::Command;
+
+use bytesize::ByteSize;
+
+use super::*;
+
+pub(crate) fn settings() -> (JailSettings, CommandSettings) {
+    let jail = JailSettings {
+        min_level: Level::Landlock,
+        network: false,
+        env_allow: vec![
+            "LANG".into(),
+            "LC_ALL".into(),
+            "TZ".into(),
+            "CARGO_PKG_NAME".into(),
+            "MY_TOKEN".into(),
+        ],
+        system: SYSTEM.iter().map(PathBuf::from).collect(),
+        bubblewrap: "bwrap".into(),
+    };
+    let command = CommandSettings {
+        timeout: Duration::from_secs(60),
+        max_timeout: Duration::from_secs(120),
+        cpu: Duration::from_secs(60),
+        memory: ByteSize::mib(512),
+        processes: 64,
+        file_size: ByteSize::mib(8),
+        open_files: 256,
+        max_output_bytes: ByteSize::kib(8),
+    };
+    (jail, command)
+}
+
+/// The jail that the tests of this crate need: bubblewrap, really.
+pub(crate) async fn bubblewrap() -> Jail {
+    let (jail, command) = settings();
+    let jail = Jail::probe(jail, command).await;
+    assert_eq!(jail.level(), Level::Bubblewrap, "{}: apt-get install bubblewrap", jail.why());
+    jail
+}
+
+struct Cell {
+    jail: Jail,
+    place: Place,
+    folder: tempfile::TempDir,
+}
+
+impl Cell {
+    async fn new() -> Cell {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::make(&folder.path().join("job")).unwrap();
+        Cell { jail: bubblewrap().await, place, folder }
+    }
+
+    async fn run(&self, command: &str) -> (Exit, String) {
+        self.run_for(command, None).await
+    }
+
+    async fn run_for(&self, command: &str, timeout: Option<Duration>) -> (Exit, String) {
+        let ended = self.jail.run(&self.place, command, timeout, &CancellationToken::new()).await.unwrap();
+        (ended.exit, ended.stdout.text() + &ended.stderr.text())
+    }
+}
+
+#[tokio::test]
+async fn the_environment_is_clean() {
+    let cell = Cell::new().await;
+    let (exit, output) = cell.run("env; cat /proc/*/environ | tr '\\0' '\\n'").await;
+    assert_eq!(exit, Exit::Code(0));
+    assert!(output.contains("HOME=/home/steadfast"), "{output}");
+    // On the allow list.
+    assert!(output.contains("CARGO_PKG_NAME=steadfast-agent"), "{output}");
+    for (name, _) in
+        std::env::vars().filter(|(name, _)| name.starts_with("CARGO") && name != "CARGO_PKG_NAME")
+    {
+        assert!(!output.contains(&format!("{name}=")), "{name} leaked: {output}");
+    }
+}
+
+#[test]
+fn a_name_that_speaks_of_a_secret_is_never_handed_on() {
+    let (mut settings, _) = settings();
+    let mut child = Command::new("true");
+    // The one variable that is surely set, under a name that is refused.
+    settings.env_allow = vec!["PATH".into(), "GITHUB_TOKEN".into()];
+    limits::environment(&mut child, &settings, Path::new("/h"), Path::new("/t"));
+    let names: Vec<_> = child.get_envs().map(|(name, _)| name.to_owned()).collect();
+    assert!(names.iter().any(|name| name == "PATH") && !names.iter().any(|name| name == "GITHUB_TOKEN"));
+    for name in ["GITHUB_TOKEN", "OPENAI_API_KEY", "db_password", "APP_SECRET", "NETRC_AUTH"] {
+        assert!(limits::is_secret(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn no_other_process_is_seen() {
+    let cell = Cell::new().await;
+    let (_, output) =
+        cell.run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '; echo; ls -d /proc/[0-9]* | wc -l").await;
+    assert!(!output.contains("cargo") && !output.contains("steadfast_agent"), "{output}");
+    let seen: u32 = output.lines().last().unwrap().trim().parse().unwrap();
+    assert!(seen < 10, "{output}");
+}
+
+#[tokio::test]
+async fn the_machines_loopback_is_not_reached() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo reached");
+    // The control: outside the jail it is reached.
+    let outside = std::process::Command::new("bash").args(["-c", &connect]).output().unwrap();
+    assert!(outside.status.success(), "{outside:?}");
+    let (exit, output) = Cell::new().await.run(&connect).await;
+    assert!(exit != Exit::Code(0) && !output.contains("reached"), "{output}");
+}
+
+#[tokio::test]
+async fn nothing_is_written_outside_and_nothing_private_is_read() {
+    let cell = Cell::new().await;
+    let secret = cell.folder.path().join("secret");
+    std::fs::write(&secret, "hidden-words").unwrap();
+    let paths = ["/usr/x", "/etc/x", "/x", "/dev/x", "/home/x", "/bin/x"];
+    let writes: String =
+        paths.iter().map(|path| format!("echo hi > {path} && echo wrote {path}\n")).collect();
+    let (_, output) =
+        cell.run(&format!("{writes} cat {} /etc/shadow; ls /root /var/lib", secret.display())).await;
+    assert!(!output.contains("wrote") && !output.contains("hidden-words"), "{output}");
+    let (_, output) = cell.run("cat /etc/shadow > /dev/null && echo read; ls / /home /etc").await;
+    assert!(!output.contains("read\n") && !output.contains("root\n"), "{output}");
+    let written = "echo a > w && echo b > ~/h && echo c > /tmp/t && cat w ~/h /tmp/t";
+    assert_eq!(cell.run(written).await, (Exit::Code(0), "a\nb\nc\n".into()));
+    assert_eq!(std::fs::read_to_string(cell.place.workspace.join("w")).unwrap(), "a\n");
+}
+
+#[tokio::test]
+async fn a_symlink_out_leads_nowhere() {
+    let cell = Cell::new().await;
+    let secret = cell.folder.path().join("secret");
+    std::fs::write(&secret, "hidden-words").unwrap();
+    std::os::unix::fs::symlink(&secret, cell.place.workspace.join("link")).unwrap();
+    let (_, output) = cell.run("cat link; echo x > link").await;
+    assert!(!output.contains("hidden-words"), "{output}");
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), "hidden-words");
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_bounded() {
+    let cell = Cell::new().await;
+    let (exit, output) =
+        cell.run_for("f() { f | f & }; f; sleep 5; wait", Some(Duration::from_secs(20))).await;
+    // Root is stopped by being counted, others by the kernel, which lets the command go on.
+    assert!(matches!(exit, Exit::TooManyProcesses | Exit::Code(_)), "{exit:?} {output}");
+}
+
+#[tokio::test]
+async fn a_grandchild_in_its_own_session_dies_at_the_time_limit() {
+    let cell = Cell::new().await;
+    let escape = "setsid sh -c 'while :; do date +%N > alive; sleep 0.05; done' & wait";
+    let (exit, _) = cell.run_for(escape, Some(Duration::from_secs(1))).await;
+    assert_eq!(exit, Exit::TimedOut);
+    let alive = cell.place.workspace.join("alive");
+    assert!(alive.exists(), "it never ran");
+    // The namespace's processes are gone with its first one, which was reaped: a fresh command that
+    // takes longer than the loop's pause sees no change.
+    let before = std::fs::read(&alive).unwrap();
+    cell.run("sleep 0.3").await;
+    assert_eq!(std::fs::read(&alive).unwrap(), before, "it still writes");
+}
+
+#[tokio::test]
+async fn memory_and_file_size_are_bounded() {
+    let cell = Cell::new().await;
+    let (exit, output) = cell.run("head -c 20000000 /dev/zero > big").await;
+    assert!(exit != Exit::Code(0), "{output}");
+    assert!(std::fs::metadata(cell.place.workspace.join("big")).unwrap().len() <= 8 << 20);
+    let (exit, output) = cell.run("x=$(head -c 900000000 /dev/zero | tr '\\0' x); echo ${#x}").await;
+    assert!(!output.contains("900000000"), "{exit:?} {output}");
+    let (_, output) = cell.run("ulimit -c; ulimit -n; ulimit -t; ulimit -u").await;
+    assert_eq!(output, "0\n256\n60\n64\n");
+}
+
+#[tokio::test]
+async fn huge_output_keeps_its_ends() {
+    let (exit, output) = Cell::new().await.run("echo first; seq 1000000; echo last").await;
+    assert_eq!(exit, Exit::Code(0));
+    assert!(output.starts_with("first\n1\n") && output.ends_with("last\n") && output.len() < 9000);
+    assert!(output.contains("bytes left out"));
+}
+
+#[tokio::test]
+async fn no_more_namespaces_inside() {
+    let (exit, _) = Cell::new().await.run("unshare --user --map-root-user true").await;
+    assert!(exit != Exit::Code(0));
+}
+
+#[tokio::test]
+async fn without_bubblewrap_commands_are_refused_with_the_cure() {
+    let (mut settings, command) = settings();
+    settings.bubblewrap = "/nowhere/bwrap".into();
+    let jail = Jail::probe(settings.clone(), command.clone()).await;
+    assert_eq!(jail.level(), Level::None);
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::make(folder.path()).unwrap();
+    let refused = jail.run(&place, "echo hi", None, &CancellationToken::new()).await.unwrap_err().to_string();
+    assert!(refused.contains("apt-get install bubblewrap") && refused.contains("min_level"), "{refused}");
+
+    settings.min_level = Level::None;
+    let jail = Jail::probe(settings, command).await;
+    let ended = jail.run(&place, "pwd; env", None, &CancellationToken::new()).await.unwrap();
+    let output = ended.stdout.text();
+    assert!(
+        output.contains(place.workspace.to_str().unwrap()) && !output.contains("CARGO_MANIFEST"),
+        "{output}"
+    );
+}
