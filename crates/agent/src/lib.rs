@@ -2,4 +2,8 @@
 
 pub mod git;
 pub mod jail;
+pub mod machine;
+pub mod prompts;
+pub mod settings;
+pub mod texts;
 pub mod tools;
