@@ -7,6 +7,7 @@ mod caps;
 pub mod memory;
 mod record;
 pub mod settings;
+pub mod sqlite;
 mod types;
 
 use std::sync::Arc;
@@ -91,8 +92,9 @@ pub trait Store: Send + Sync + 'static {
 /// For `rediss://` the caller has installed rustls' crypto provider before.
 pub async fn open(settings: &Settings, runner: &str) -> Result<Arc<dyn Store>> {
     match settings.url.parse()? {
-        Location::Memory => Ok(Arc::new(memory::MemoryStore::new(settings, Timestamp::EPOCH, runner))),
-        Location::Sqlite(_) | Location::Redis(_) => {
+        Location::Memory => Ok(Arc::new(memory::MemoryStore::new(settings, sqlite::wall_time()?, runner))),
+        Location::Sqlite(path) => Ok(Arc::new(sqlite::SqliteStore::open(&path, settings, runner).await?)),
+        Location::Redis(_) => {
             Err(StoreError::Unusable(format!("{} is not served by this build", settings.url)))
         }
     }

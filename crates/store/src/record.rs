@@ -88,8 +88,8 @@ pub(crate) struct Record {
     pub journal_bytes: u64,
     /// Somebody asked for it to be called off while it ran.
     pub cancel: bool,
-    /// The last transition out of running (or the submission), with its arguments: what makes its
-    /// repetition harmless.
+    /// The last transition into or out of running (or the submission), with its arguments: what
+    /// makes its repetition harmless.
     pub closed: String,
     pub admitted_at: Timestamp,
     pub started_at: Option<Timestamp>,
@@ -148,7 +148,9 @@ impl Record {
             State::Running if self.lease_end <= now => ClaimedFrom::ExpiredLease,
             State::Queued | State::Parked | State::Running | State::Ended => return Taken::No,
         };
+        self.closed = closing::TAKEN.to_owned();
         if from == ClaimedFrom::ExpiredLease {
+            self.closed = closing::EXPIRED.to_owned();
             self.counts.crashes += 1;
             if self.cancel {
                 self.ended(called_off(), now);
@@ -367,6 +369,8 @@ pub(crate) mod closing {
     use super::*;
 
     pub const RELEASE: &str = "release";
+    pub const TAKEN: &str = "taken";
+    pub const EXPIRED: &str = "expired";
 
     pub fn submit(nonce: &str) -> String {
         format!("submit {nonce}")

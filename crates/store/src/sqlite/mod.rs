@@ -1,0 +1,219 @@
+//! The embedded store: one SQLite file, for one machine, shared by several processes if need be.
+
+mod rows;
+mod schema;
+mod transitions;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rusqlite::Connection;
+use steadfast_core::job::{Job, JobId};
+use steadfast_core::time::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::caps::Caps;
+use crate::{
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
+    Settlement, State, Store, StoreError,
+};
+use transitions::Tx;
+use writer::{Readers, Writer};
+
+/// How long to wait before the file is tried again that another process is just making.
+const REOPEN: Duration = Duration::from_millis(10);
+
+/// A store in a SQLite file.
+pub struct SqliteStore {
+    path: PathBuf,
+    writer: Writer,
+    readers: Readers,
+    changed: Arc<Notify>,
+    caps: Caps,
+    lease: Duration,
+    keep_ended: Duration,
+    poll_interval: Duration,
+    runner: Arc<str>,
+    /// One claim at a time: the next may have to deliver what the last one could not.
+    claiming: tokio::sync::Mutex<()>,
+    /// What was claimed by calls whose answer nobody heard.
+    undelivered: Arc<Mutex<Vec<Lease>>>,
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it.
+    pub async fn open(path: &Path, settings: &Settings, runner: &str) -> Result<Self> {
+        let busy = settings.response_timeout;
+        let end = Instant::now() + busy;
+        let conn = loop {
+            let path = path.to_owned();
+            let opened = tokio::task::spawn_blocking(move || schema::open_writer(&path, busy)).await;
+            match opened.map_err(|error| StoreError::Unavailable(format!("opening was cut off: {error}")))? {
+                // SQLite doesn't wait for another process that is just turning the WAL on.
+                Err(StoreError::Unavailable(_)) if Instant::now() < end => tokio::time::sleep(REOPEN).await,
+                opened => break opened?,
+            }
+        };
+        let changed = Arc::new(Notify::new());
+        Ok(SqliteStore {
+            path: path.to_owned(),
+            writer: Writer::start(conn, path, Arc::clone(&changed))?,
+            readers: Readers::new(path, busy),
+            changed,
+            caps: Caps::new(settings),
+            lease: settings.lease,
+            keep_ended: settings.keep_ended,
+            poll_interval: settings.poll_interval.max(Duration::from_millis(1)),
+            runner: runner.into(),
+            claiming: tokio::sync::Mutex::new(()),
+            undelivered: Arc::default(),
+        })
+    }
+
+    /// Writes in a transaction.
+    async fn write<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let path = self.path.clone();
+        self.writer.run(move |conn| op(&Tx::new(conn, &path)?)).await
+    }
+
+    /// Reads in a transaction.
+    async fn read<T: Send + 'static>(
+        &self,
+        op: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let path = self.path.clone();
+        self.readers.run(move |conn: &Connection| op(&Tx::new(conn, &path)?)).await
+    }
+}
+
+fn leases(of: &Mutex<Vec<Lease>>) -> std::sync::MutexGuard<'_, Vec<Lease>> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn submit(&self, job: &Job) -> Result<Admission> {
+        let (id, data) = (job.id.clone(), self.caps.encode_job(job)?);
+        self.write(move |tx| tx.submit(&id, &data)).await
+    }
+
+    async fn wait(&self, longest: Duration) -> Result<()> {
+        let end = Instant::now() + longest;
+        loop {
+            // Listening begins before looking, so that nothing is missed in between.
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let (now, next) = self.read(|tx| Ok((tx.now, tx.next()?))).await?;
+            let until_next = next.map_or(Duration::MAX, |next| next.since(now));
+            let left = end.saturating_duration_since(Instant::now());
+            if until_next.is_zero() || left.is_zero() || !leases(&self.undelivered).is_empty() {
+                return Ok(());
+            }
+            // Other processes can't call us: look again every now and then.
+            let nap = left.min(until_next).min(self.poll_interval);
+            tokio::select! {
+                () = &mut changed => {}
+                () = tokio::time::sleep(nap) => {}
+            }
+        }
+    }
+
+    async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
+        let _one_at_a_time = self.claiming.lock().await;
+        let (path, runner, lease) = (self.path.clone(), Arc::clone(&self.runner), self.lease);
+        let mut earlier = leases(&self.undelivered).clone();
+        let later = earlier.split_off(most.min(earlier.len()));
+        let (undelivered, kept) = (Arc::clone(&self.undelivered), later.clone());
+        let op = move |conn: &Connection| Tx::new(conn, &path)?.claim(most, &earlier, lease, &runner);
+        // Once it is on disk, and before this call is sure to hear of it.
+        let done = move |claims: &Vec<Claim>| {
+            let claimed = claims.iter().map(|claim| claim.lease.clone());
+            *leases(&undelivered) = claimed.chain(kept).collect();
+        };
+        let claims = self.writer.run_then(op, done).await?;
+        *leases(&self.undelivered) = later;
+        Ok(claims)
+    }
+
+    async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
+        let (leases, by) = (leases.to_vec(), self.lease);
+        self.write(move |tx| leases.iter().map(|lease| tx.renew(lease, by)).collect()).await
+    }
+
+    async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
+        self.caps.check_append(steps, patch)?;
+        let (lease, steps, patch, caps) =
+            (lease.clone(), steps.to_vec(), patch.map(<[u8]>::to_vec), self.caps);
+        self.write(move |tx| tx.append(&lease, at as usize, &steps, patch.as_deref(), &caps)).await
+    }
+
+    async fn replay(&self, job: &JobId) -> Result<Replay> {
+        let job = job.clone();
+        self.read(move |tx| tx.replay(&job)).await
+    }
+
+    async fn park(&self, lease: &Lease, until: Timestamp, why: &str) -> Result<()> {
+        let (lease, why) = (lease.clone(), why.to_owned());
+        self.write(move |tx| tx.change(&lease, |record| record.park(&lease, until, &why, tx.now))).await
+    }
+
+    async fn requeue(&self, lease: &Lease, after: Duration, why: &Requeue) -> Result<()> {
+        let (lease, why) = (lease.clone(), why.clone());
+        self.write(move |tx| tx.change(&lease, |record| record.requeue(&lease, after, &why, tx.now))).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<()> {
+        let lease = lease.clone();
+        self.write(move |tx| tx.change(&lease, |record| record.release(&lease, tx.now))).await
+    }
+
+    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<()> {
+        let (lease, settlement) = (lease.clone(), settlement.clone());
+        self.write(move |tx| tx.change(&lease, |record| record.settle(&lease, &settlement, tx.now))).await
+    }
+
+    async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
+        let job = job.clone();
+        self.write(move |tx| tx.cancel(&job)).await
+    }
+
+    async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {
+        let job = job.clone();
+        self.read(move |tx| tx.inspect(&job)).await
+    }
+
+    async fn list(&self, state: Option<State>, most: usize) -> Result<Vec<Inspection>> {
+        self.read(move |tx| tx.list(state, most)).await
+    }
+
+    async fn count(&self) -> Result<[u64; 4]> {
+        self.read(|tx| tx.count()).await
+    }
+
+    async fn purge(&self) -> Result<u64> {
+        let keep = self.keep_ended;
+        self.write(move |tx| tx.purge(tx.now - keep)).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        self.read(|tx| Ok(tx.now)).await
+    }
+
+    fn name(&self) -> String {
+        format!("sqlite:{}", self.path.display())
+    }
+}
+
+/// The machine's wall time, by SQLite's clock: what a store in memory begins with.
+pub(crate) fn wall_time() -> Result<Timestamp> {
+    let now = Connection::open_in_memory().and_then(|conn| schema::now(&conn));
+    now.map_err(|error| StoreError::Unavailable(format!("no clock for the store in memory: {error}")))
+}
