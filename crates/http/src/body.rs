@@ -5,16 +5,30 @@ use futures_util::StreamExt;
 
 use crate::{Body, TransportError};
 
+/// The body with a cap: where more than `cap` bytes come it ends in [`TransportError::TooLarge`].
+pub fn capped(body: Body, cap: usize) -> Body {
+    let mut seen: usize = 0;
+    let mut over = false;
+    body.map(move |piece| {
+        let piece = piece?;
+        seen = seen.saturating_add(piece.len());
+        if seen > cap { Err(TransportError::TooLarge { cap }) } else { Ok(piece) }
+    })
+    .take_while(move |piece| {
+        let more = !over;
+        over = piece.is_err();
+        std::future::ready(more)
+    })
+    .boxed()
+}
+
 /// Reads the whole body; more than `cap` bytes are [`TransportError::TooLarge`], and the rest is
 /// not read.
-pub async fn read_capped(mut body: Body, cap: usize) -> Result<Bytes, TransportError> {
+pub async fn read_capped(body: Body, cap: usize) -> Result<Bytes, TransportError> {
+    let mut body = capped(body, cap);
     let mut whole = BytesMut::new();
     while let Some(piece) = body.next().await {
-        let piece = piece?;
-        if whole.len().saturating_add(piece.len()) > cap {
-            return Err(TransportError::TooLarge { cap });
-        }
-        whole.extend_from_slice(&piece);
+        whole.extend_from_slice(&piece?);
     }
     Ok(whole.freeze())
 }

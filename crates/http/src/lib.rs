@@ -13,7 +13,7 @@ use steadfast_core::classify::transport::TransportFault;
 mod body;
 mod reqwest_transport;
 
-pub use body::{read_capped, read_prefix};
+pub use body::{capped, read_capped, read_prefix};
 pub use reqwest_transport::{ReqwestTransport, Settings, UnusableTransport};
 
 /// An answer's body as it arrives.

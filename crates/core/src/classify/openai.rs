@@ -74,6 +74,11 @@ impl ErrorBody {
         [&self.code, &self.kind].into_iter().flatten().any(|name| names.contains(&name.as_str()))
     }
 
+    /// Whether `code` names an error exactly; a number only repeats the status.
+    pub fn has_named_code(&self) -> bool {
+        self.code.as_ref().is_some_and(|code| code.parse::<u16>().is_err())
+    }
+
     /// The status that an error within a 200 stands for; an error that we don't know is the
     /// server's own (500), since a request that it took at first was in order.
     fn as_status(&self) -> u16 {

@@ -1,0 +1,103 @@
+//! Reads the body of an answer, whole or as server-sent events, into an [`Assembled`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde_json::Value;
+use sse_stream::SseByteStream;
+use steadfast_http::{Body, TransportError, capped, read_capped};
+
+use crate::assemble::{Assembled, Assembler, Flaw};
+use crate::wire::ChatAnswer;
+
+/// Why a body gave no answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Broken {
+    /// It did not come, or not to its end.
+    Transport(TransportError),
+    /// It came, and is no answer.
+    Flaw(Flaw),
+}
+
+impl From<Flaw> for Broken {
+    fn from(flaw: Flaw) -> Self {
+        Broken::Flaw(flaw)
+    }
+}
+
+impl From<TransportError> for Broken {
+    fn from(error: TransportError) -> Self {
+        Broken::Transport(error)
+    }
+}
+
+/// How long the connection may take to end after the stream's end mark; one that ended can be used
+/// again, one that is left cannot.
+const DRAIN: Duration = Duration::from_millis(100);
+
+/// Reads a whole answer.
+pub(crate) async fn read_whole(body: Body, cap: usize) -> Result<Assembled, Broken> {
+    let bytes = read_capped(body, cap).await?;
+    let answer = parse(&bytes)?;
+    let mut assembler = Assembler::default();
+    assembler.add(answer)?;
+    assembler.mark_done();
+    Ok(assembler.finish()?)
+}
+
+/// Reads a streamed answer.
+pub(crate) async fn read_stream(body: Body, cap: usize) -> Result<Assembled, Broken> {
+    // Servers leave out the blank line behind the last event; the decoder drops what lacks it.
+    let last_line_end = stream::iter([Ok(Bytes::from_static(b"\n\n"))]);
+    let mut events = SseByteStream::new(capped(body, cap).chain(last_line_end));
+    let mut assembler = Assembler::default();
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(_) if assembler.is_whole() => break,
+            Err(error) => return Err(broken(error)),
+        };
+        let Some(data) = event.data.as_deref().map(str::trim).filter(|data| !data.is_empty()) else {
+            continue;
+        };
+        if data == "[DONE]" {
+            assembler.mark_done();
+            let _ = tokio::time::timeout(DRAIN, events.next()).await;
+            break;
+        }
+        if event.event.as_deref() == Some("error") {
+            return Err(Flaw::Error(error_of(data)).into());
+        }
+        assembler.add(parse(data.as_bytes())?)?;
+    }
+    Ok(assembler.finish()?)
+}
+
+fn parse(bytes: &[u8]) -> Result<ChatAnswer, Flaw> {
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|_| Flaw::Unreadable("the answer is not whole JSON"))?;
+    // vLLM and others put the error where the answer would be.
+    if value.get("object").and_then(Value::as_str) == Some("error") {
+        return Err(Flaw::Error(value));
+    }
+    serde_json::from_value(value).map_err(|_| Flaw::Unreadable("the answer is JSON, but no chat completion"))
+}
+
+/// The error in an event that is called so.
+fn error_of(data: &str) -> Value {
+    match serde_json::from_str::<Value>(data) {
+        Ok(value) => value.get("error").filter(|error| !error.is_null()).cloned().unwrap_or(value),
+        Err(_) => Value::String(data.to_owned()),
+    }
+}
+
+fn broken(error: sse_stream::Error) -> Broken {
+    match error {
+        sse_stream::Error::Body(inner) => match inner.downcast::<TransportError>() {
+            Ok(error) => Broken::Transport(*error),
+            Err(other) => Broken::Transport(TransportError::CutOff(other.to_string())),
+        },
+        _ => Broken::Flaw(Flaw::Unreadable("the answer is no stream of events")),
+    }
+}
