@@ -37,20 +37,33 @@ impl RetryPolicy {
         let exponent = i32::try_from(failed.saturating_sub(1)).unwrap_or(i32::MAX);
         let grown = self.initial.as_secs_f64() * self.multiplier.powi(exponent);
         let capped = grown.min(self.max.as_secs_f64());
-        Duration::try_from_secs_f64(capped).unwrap_or(self.max)
+        Duration::try_from_secs_f64(capped).map_or(self.max, |delay| delay.min(self.max))
     }
 
     /// The envelope with jitter on both sides. `random` is uniform in 0 to 1.
     pub fn delay(&self, failed: u32, random: f64) -> Duration {
-        let factor = 1.0 + self.jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0);
-        self.envelope(failed).mul_f64(factor.max(0.0))
+        let factor = 1.0 + self.jitter() * (2.0 * random.clamp(0.0, 1.0) - 1.0);
+        scaled(self.envelope(failed), factor)
     }
 
     /// A server's own wait with jitter upward only, so that nobody comes early and not everybody
     /// at once. `random` is uniform in 0 to 1. At most a tenth of `max` is added.
     pub fn server_wait(&self, wait: Duration, random: f64) -> Duration {
-        let most = wait.mul_f64(self.jitter.max(0.0)).min(self.max / 10);
-        wait.saturating_add(most.mul_f64(random.clamp(0.0, 1.0)))
+        let most = scaled(wait, self.jitter()).min(self.max / 10);
+        wait.saturating_add(scaled(most, random.clamp(0.0, 1.0)))
+    }
+
+    /// The configuration is checked elsewhere; arithmetic here holds whatever it says.
+    fn jitter(&self) -> f64 {
+        self.jitter.clamp(0.0, 1.0)
+    }
+}
+
+/// `Duration::mul_f64` panics where the product does not fit.
+fn scaled(duration: Duration, factor: f64) -> Duration {
+    match duration.as_secs_f64() * factor {
+        seconds if seconds > 0.0 => Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX),
+        _ => Duration::ZERO,
     }
 }
 
@@ -170,3 +183,6 @@ where
         attempt = Attempt { number: attempt.number + 1, refresh: false, verify };
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -275,3 +275,6 @@ fn plain_text(body: &[u8]) -> Option<String> {
     let markup = text.starts_with(['<', '{', '[']);
     (!text.is_empty() && !markup).then(|| text.to_owned())
 }
+
+#[cfg(test)]
+mod tests;
