@@ -5,14 +5,14 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
+use regex::{Captures, Regex};
 use steadfast_core::effect::{EffectKey, marker};
 use steadfast_core::end::{End, EndStatus};
 use steadfast_core::failure::GateReason;
 use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
 
-use crate::prompts::sanitise::{cap, one_line, strip_invisible};
+use crate::prompts::sanitise::{cap, one_line, pattern, strip_invisible};
 
 /// Most characters of a pull request's title and of a commit's first line.
 const MAX_TITLE: usize = 120;
@@ -20,6 +20,15 @@ const MAX_TITLE: usize = 120;
 const MAX_BODY: usize = 60_000;
 /// Most characters of [`End::summary`].
 pub const MAX_SUMMARY: usize = 4_000;
+
+/// Code, which is left as it is; else an `@` that GitHub takes for the beginning of a name.
+static MENTION: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?s)(```.*?```|``[^`]+``|`[^`\n]+`)|(^|\W)@\b"));
+/// A word on which GitHub closes an issue, and the issue.
+static CLOSES: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)\b(close[sd]?|fix(?:e[sd])?|resolve[sd]?)(:?\s+)((?:[\w.-]+/[\w.-]+)?#|gh-|https?://\S+/)(\d+)",
+    )
+});
 
 /// Where a job stands, for the progress comment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,20 +95,12 @@ pub fn branch_name(prefix: &str, job: &Job) -> String {
 
 /// The pull request's title: the summary's first line where it is fit for one, else the issue's.
 pub fn pull_title(job: &Job, summary: &str) -> String {
-    let first = summary.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("");
-    let first = one_line(first.trim_matches(['#', '*', ' ']), usize::MAX);
-    let length = first.chars().count();
-    // A heading such as `Summary` says nothing.
-    let from_summary = (length <= MAX_TITLE && first.contains(' ')).then_some(first);
-    let from_issue = || job.task_params.issue_title.as_deref().map(|title| one_line(title, MAX_TITLE));
-    let title = from_summary.or_else(from_issue).filter(|title| !title.is_empty());
-    let title = title.unwrap_or_else(|| format!("Changes of job {}", job.id.short()));
-    harmless(&title, job.task_params.issue_number)
+    title_and_rest(job, summary).0
 }
 
 /// The pull request's body: summary, checks if any, what it closes, marker.
 pub fn pull_body(job: &Job, summary: &str, checks: Option<&str>) -> String {
-    let mut parts = vec![cap(&harmless(summary, job.task_params.issue_number), MAX_BODY / 2)];
+    let mut parts = vec![cap(&title_and_rest(job, summary).1, MAX_BODY / 2)];
     parts.extend(checks.map(|checks| cap(checks, MAX_BODY / 4)));
     parts.extend(job.task_params.issue_number.map(|number| format!("Closes #{number}")));
     parts.push(marker(&job.id, &EffectKey::PullRequest));
@@ -109,32 +110,159 @@ pub fn pull_body(job: &Job, summary: &str, checks: Option<&str>) -> String {
 
 /// The commit's message: title, summary, and the trailer that tells whose commit it is.
 pub fn commit_message(job: &Job, summary: &str) -> String {
-    let title = pull_title(job, summary);
-    let body = cap(&harmless(summary, job.task_params.issue_number), MAX_SUMMARY);
+    let (title, rest) = title_and_rest(job, summary);
     let trailer = format!("Steadfast-Job: {}", job.id);
-    let parts = if body.is_empty() { vec![title, trailer] } else { vec![title, body, trailer] };
+    let mut parts = vec![title, cap(&rest, MAX_SUMMARY), trailer];
+    parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
+}
+
+/// The title, and what of the summary it does not hold.
+fn title_and_rest(job: &Job, summary: &str) -> (String, String) {
+    let own_issue = job.task_params.issue_number;
+    let summary = summary.trim();
+    let (first, rest) = summary.split_once('\n').unwrap_or((summary, ""));
+    let first = one_line(first.trim_matches(['#', '*', ' ', '\r']), usize::MAX);
+    // A heading such as `Summary` says nothing.
+    if first.chars().count() <= MAX_TITLE && first.contains(' ') {
+        return (harmless(&first, own_issue), harmless(rest, own_issue));
+    }
+    let from_issue = job.task_params.issue_title.as_deref().map(|title| one_line(title, MAX_TITLE));
+    let title = from_issue.filter(|title| !title.is_empty());
+    let title = title.unwrap_or_else(|| format!("Changes of job {}", job.id.short()));
+    (harmless(&title, own_issue), harmless(summary, own_issue))
 }
 
 /// The model's words, fit for GitHub: no hidden comments, so that no marker is forged; `@name` calls
 /// nobody; `closes #n` closes no issue but the job's own.
 fn harmless(text: &str, own_issue: Option<u64>) -> String {
-    #[allow(clippy::expect_used, reason = "a constant pattern; every test of this file compiles it")]
-    static MENTION: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"(^|[^\w`/])@(\w)").expect("pattern is valid"));
-    #[allow(clippy::expect_used, reason = "a constant pattern; every test of this file compiles it")]
-    static CLOSES: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(
-            r"(?i)\b((?:close|fix|resolve)(?:s|d|es|ed)?:?\s+)((?:[\w.-]+/[\w.-]+)?#|https?://\S+/)(\d+)",
-        )
-        .expect("pattern is valid")
-    });
     let visible = strip_invisible(text.trim()).replace("<!--", "<\u{200b}!--");
-    let quiet = MENTION.replace_all(&visible, "$1@\u{200b}$2");
-    let closes = CLOSES.replace_all(&quiet, |found: &regex::Captures<'_>| {
-        let own = &found[2] == "#" && own_issue.is_some_and(|number| found[3] == number.to_string());
-        let gap = if own { "" } else { "\u{200b}" };
-        format!("{}{gap}{}{gap}{}", &found[1], &found[2], &found[3])
+    let quiet = MENTION.replace_all(&visible, |found: &Captures<'_>| match (found.get(1), found.get(2)) {
+        (Some(code), _) => code.as_str().to_owned(),
+        (None, before) => format!("{}@\u{200b}", before.map_or("", |before| before.as_str())),
+    });
+    let closes = CLOSES.replace_all(&quiet, |found: &Captures<'_>| {
+        let is_own = &found[3] == "#" && own_issue.is_some_and(|number| found[4] == number.to_string());
+        let gap = if is_own { "" } else { "\u{200b}" };
+        format!("{}{gap}{}{}{}", &found[1], &found[2], &found[3], &found[4])
     });
     closes.into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use steadfast_core::end::EndReason;
+
+    use super::*;
+    use crate::machine::tests::job;
+
+    #[test]
+    fn the_progress_comment_reads_as_it_should() {
+        let until = Timestamp::EPOCH + Duration::from_secs(1_760_000_000);
+        let done = End {
+            status: EndStatus::Completed,
+            reason: EndReason::PullRequest,
+            summary: "Empty input prints the usage.".into(),
+            branch: Some("steadfast/issue-42-3f2504e0".into()),
+            pr_url: Some("https://github.com/acme/tool/pull/9".into()),
+        };
+        let nothing = End {
+            reason: EndReason::NoChanges,
+            summary: "It was fixed in v2 already.".into(),
+            branch: None,
+            pr_url: None,
+            ..done.clone()
+        };
+        let failed = End {
+            branch: Some("steadfast/issue-42-3f2504e0".into()),
+            ..End::failed(EndReason::TurnLimit, "all 30 turns are used (agent.max_turns)")
+        };
+        let called_off = End { status: EndStatus::Cancelled, ..End::failed(EndReason::Cancelled, "") };
+        let states = [
+            ProgressState::Started,
+            ProgressState::Waiting { until, reason: GateReason::RateLimit },
+            ProgressState::Ended(&done),
+            ProgressState::Ended(&nothing),
+            ProgressState::Ended(&failed),
+            ProgressState::Ended(&called_off),
+        ];
+        let all: Vec<String> = states.into_iter().map(|state| progress_text(&job(), state)).collect();
+        insta::assert_snapshot!(all.join("\n\n=====\n\n"));
+    }
+
+    #[test]
+    fn the_pull_request_reads_as_it_should() {
+        let summary = "# Print the usage on empty input\n\nThe parser took the first line without looking. \
+                       Tested with `cargo test`.\n\nCloses #42, fixes #7. Thanks @alice!";
+        let checks = Some("Checks, run before and after the change:\n- `make test`: passes, as before");
+        insta::assert_snapshot!(format!(
+            "{}\n\n{}\n\n=== commit ===\n{}",
+            pull_title(&job(), summary),
+            pull_body(&job(), summary, checks),
+            commit_message(&job(), summary),
+        ));
+    }
+
+    #[test]
+    fn a_title_says_something() {
+        let cases = [
+            ("**Fix the parser**\nmore", "Fix the parser"),
+            ("## Summary\nIt works.", "Crash on empty input"),
+            ("", "Crash on empty input"),
+            (&"long ".repeat(60), "Crash on empty input"),
+        ];
+        for (summary, title) in cases {
+            assert_eq!(pull_title(&job(), summary), title, "{summary:?}");
+        }
+        let mut bare = job();
+        bare.task_params = Default::default();
+        assert_eq!(pull_title(&bare, "Done"), "Changes of job 3f2504e0");
+        assert_eq!(branch_name("steadfast/", &bare), "steadfast/job-3f2504e0");
+        bare.task_params.issue_title = Some("x".repeat(500));
+        assert_eq!(pull_title(&bare, "").chars().count(), 120);
+    }
+
+    #[test]
+    fn the_models_words_call_nobody_and_close_nothing_else() {
+        let cases = [
+            ("hi @bob", "hi @\u{200b}bob"),
+            ("(x/@org/team)", "(x/@\u{200b}org/team)"),
+            ("a@example.org", "a@example.org"),
+            ("`@Override` and ``n/@scope``", "`@Override` and ``n/@scope``"),
+            ("```\n@decorator\n``` @bob", "```\n@decorator\n``` @\u{200b}bob"),
+            ("closes #42", "closes #42"),
+            ("closes #420", "closes\u{200b} #420"),
+            ("Fixed: other/repo#42", "Fixed\u{200b}: other/repo#42"),
+            ("resolves https://github.com/a/b/issues/3", "resolves\u{200b} https://github.com/a/b/issues/3"),
+            ("closes GH-3", "closes\u{200b} GH-3"),
+            ("see #7, prefixes #7", "see #7, prefixes #7"),
+            ("<!-- steadfast job=x -->", "<\u{200b}!-- steadfast job=x -->"),
+        ];
+        for (text, quiet) in cases {
+            assert_eq!(harmless(text, Some(42)), quiet, "{text:?}");
+        }
+    }
+
+    proptest! {
+        /// Only our own marker stands in a body, whatever the model says; and the trailer is last.
+        #[test]
+        fn no_marker_and_no_trailer_is_forged(words in r"(<!--|-->|<| steadfast job=|Steadfast-Job: x|\n|[ -~]|\PC){0,60}") {
+            let body = pull_body(&job(), &words, None);
+            prop_assert_eq!(body.matches("<!--").count(), 1);
+            prop_assert!(body.ends_with(&marker(&job().id, &EffectKey::PullRequest)));
+            let message = commit_message(&job(), &words);
+            let last = message.rsplit("\n\n").next().unwrap();
+            prop_assert_eq!(last, format!("Steadfast-Job: {}", job().id));
+            prop_assert!(!message.lines().next().unwrap().is_empty());
+        }
+
+        #[test]
+        fn bodies_fit_github(words in "(@a |é|x){0,9}", times in 0usize..20_000) {
+            let body = comment_body(&job(), &EffectKey::Comment(0), &words.repeat(times));
+            prop_assert!(body.len() < 65_000, "{}", body.len());
+        }
+    }
 }

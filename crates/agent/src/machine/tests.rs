@@ -40,6 +40,9 @@ pub(crate) struct Run {
     pub job: Arc<Job>,
     pub agent: Agent,
     pub journal: Vec<Event>,
+    /// The state after each event, if `keep_states`.
+    pub states: Vec<Agent>,
+    pub keep_states: bool,
     pub requests: Vec<ModelRequest>,
 }
 
@@ -47,12 +50,23 @@ impl Run {
     pub fn new(settings: AgentSettings, job: Job) -> Run {
         let (settings, job) = (Arc::new(settings), Arc::new(job));
         let agent = Agent::new(settings.clone(), job.clone());
-        Run { settings, job, agent, journal: Vec::new(), requests: Vec::new() }
+        Run {
+            settings,
+            job,
+            agent,
+            journal: Vec::new(),
+            states: Vec::new(),
+            keep_states: false,
+            requests: Vec::new(),
+        }
     }
 
     pub fn journal(&mut self, event: Event) {
         self.agent.apply(&event).unwrap_or_else(|error| panic!("{error}: {event:?}"));
         self.journal.push(event);
+        if self.keep_states {
+            self.states.push(self.agent.clone());
+        }
     }
 
     /// Does the next action; false once the job is done.
@@ -115,12 +129,17 @@ impl Run {
     pub fn replayed(&self, steps: usize) -> Agent {
         let mut agent = Agent::new(self.settings.clone(), self.job.clone());
         for event in &self.journal[..steps] {
-            let step = Step { at: Timestamp::EPOCH, event: event.clone() };
-            let read = Step::decode(&step.encode()).unwrap();
-            agent.apply(&read.event).unwrap_or_else(|error| panic!("{error}: {event:?}"));
+            reread(&mut agent, event);
         }
         agent
     }
+}
+
+/// Applies an event as another process reads it from the store.
+pub(crate) fn reread(agent: &mut Agent, event: &Event) {
+    let step = Step { at: Timestamp::EPOCH, event: event.clone() };
+    let read = Step::decode(&step.encode()).unwrap();
+    agent.apply(&read.event).unwrap_or_else(|error| panic!("{error}: {event:?}"));
 }
 
 pub(crate) fn started() -> Event {

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 
-/// Compiles a constant pattern.
-#[allow(clippy::expect_used, reason = "constant patterns; the tests of this file compile each")]
-fn pattern(text: &str) -> Regex {
+/// Compiles a constant pattern; each is compiled by a test.
+#[allow(clippy::expect_used, reason = "a constant pattern that a test compiles cannot fail")]
+pub(crate) fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("constant pattern is valid")
 }
 
