@@ -338,3 +338,6 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     let text = clean(headers.get(name)?.to_str().ok()?);
     (!text.is_empty()).then_some(text)
 }
+
+#[cfg(test)]
+mod tests;
