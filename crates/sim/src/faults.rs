@@ -1,0 +1,478 @@
+//! What can go wrong: faults by script and by chance, each form of refusal by name.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Weather;
+
+/// What a request asks for; the name by which faults are aimed and records are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "each is named for the request it is")]
+pub enum Operation {
+    Chat,
+    Models,
+    App,
+    TokenCreate,
+    TokenRevoke,
+    User,
+    RateLimit,
+    Repo,
+    Issue,
+    CommentList,
+    CommentGet,
+    CommentCreate,
+    CommentEdit,
+    CommentDelete,
+    RefGet,
+    RefCreate,
+    RefUpdate,
+    RefDelete,
+    Commit,
+    PullList,
+    PullGet,
+    PullCreate,
+    PullEdit,
+    GitFetch,
+    GitPush,
+    Unknown,
+}
+
+/// Which server an operation belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Server {
+    /// The model server.
+    Llm,
+    /// GitHub's REST API.
+    Github,
+    /// The git remote over HTTP.
+    Git,
+}
+
+impl Operation {
+    /// Which server answers it.
+    pub fn server(self) -> Server {
+        match self {
+            Operation::Chat | Operation::Models => Server::Llm,
+            Operation::GitFetch | Operation::GitPush => Server::Git,
+            Operation::App
+            | Operation::TokenCreate
+            | Operation::TokenRevoke
+            | Operation::User
+            | Operation::RateLimit
+            | Operation::Repo
+            | Operation::Issue
+            | Operation::CommentList
+            | Operation::CommentGet
+            | Operation::CommentCreate
+            | Operation::CommentEdit
+            | Operation::CommentDelete
+            | Operation::RefGet
+            | Operation::RefCreate
+            | Operation::RefUpdate
+            | Operation::RefDelete
+            | Operation::Commit
+            | Operation::PullList
+            | Operation::PullGet
+            | Operation::PullCreate
+            | Operation::PullEdit
+            | Operation::Unknown => Server::Github,
+        }
+    }
+
+    /// Whether it changes what others see.
+    pub fn is_write(self) -> bool {
+        matches!(
+            self,
+            Operation::CommentCreate
+                | Operation::CommentEdit
+                | Operation::CommentDelete
+                | Operation::RefCreate
+                | Operation::RefUpdate
+                | Operation::RefDelete
+                | Operation::PullCreate
+                | Operation::PullEdit
+                | Operation::GitPush
+        )
+    }
+
+    /// Whether GitHub counts it as creating content.
+    pub fn creates_content(self) -> bool {
+        matches!(self, Operation::CommentCreate | Operation::PullCreate)
+    }
+}
+
+/// At which requests a fault is aimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// All of them.
+    Any,
+    /// All of one server.
+    Server(Server),
+    /// One kind.
+    Operation(Operation),
+}
+
+impl Target {
+    fn matches(self, operation: Operation) -> bool {
+        match self {
+            Target::Any => true,
+            Target::Server(server) => operation.server() == server,
+            Target::Operation(aimed) => aimed == operation,
+        }
+    }
+}
+
+/// One way for a request to go wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Fault {
+    /// An answer instead of the work.
+    Status {
+        /// Its status.
+        code: u16,
+        /// Its headers.
+        headers: Vec<(String, String)>,
+        /// Its body.
+        body: String,
+    },
+    /// GitHub's primary limit, used up.
+    PrimaryLimit {
+        /// Seconds until it begins anew.
+        reset_in: u64,
+    },
+    /// Never an answer, and no work.
+    Hang,
+    /// The connection breaks before an answer; no work was done.
+    Reset,
+    /// The work is done, then the connection breaks before an answer.
+    DoneButLost,
+    /// The work is done; the body ends early.
+    CutBody {
+        /// Bytes that arrive.
+        after: usize,
+    },
+    /// The work is done; the body stops arriving and the connection stays.
+    SilentAfter {
+        /// Bytes that arrive.
+        after: usize,
+    },
+    /// The work is done; the body comes in pieces with a pause before each.
+    SlowStream {
+        /// Milliseconds of each pause.
+        pause_ms: u64,
+        /// Bytes of each piece.
+        piece: usize,
+    },
+}
+
+/// A fault in the script.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultRule {
+    /// Whom it hits.
+    pub target: Target,
+    /// What happens.
+    pub fault: Fault,
+    /// Requests that pass first.
+    #[serde(default)]
+    pub skip: u64,
+    /// Requests that are hit; `None` is all from then on.
+    #[serde(default)]
+    pub times: Option<u64>,
+    /// Not before this many milliseconds from the world's start.
+    #[serde(default)]
+    pub from_ms: Option<u64>,
+    /// Not after this many milliseconds from the world's start.
+    #[serde(default)]
+    pub until_ms: Option<u64>,
+}
+
+impl FaultRule {
+    /// The next `times` requests of this kind.
+    pub fn next(target: Target, times: u64, fault: Fault) -> Self {
+        FaultRule { target, fault, skip: 0, times: Some(times), from_ms: None, until_ms: None }
+    }
+
+    /// Every request of this kind between two times, counted from the world's start.
+    pub fn between(target: Target, from: Duration, until: Duration, fault: Fault) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        FaultRule {
+            target,
+            fault,
+            skip: 0,
+            times: None,
+            from_ms: Some(millis(from)),
+            until_ms: Some(millis(until)),
+        }
+    }
+
+    /// Lets `skip` requests pass first.
+    pub fn after(mut self, skip: u64) -> Self {
+        self.skip = skip;
+        self
+    }
+}
+
+fn owned(headers: &[(&str, &str)]) -> Vec<(String, String)> {
+    headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn openai_error(message: &str, kind: &str, code: &str) -> String {
+    serde_json::json!({"error": {"message": message, "type": kind, "param": null, "code": code}}).to_string()
+}
+
+fn github_error(message: &str, status: u16) -> String {
+    serde_json::json!({
+        "message": message,
+        "documentation_url": "https://docs.github.com/rest",
+        "status": status.to_string(),
+    })
+    .to_string()
+}
+
+impl Fault {
+    fn status(code: u16, headers: &[(&str, &str)], body: String) -> Self {
+        let mut headers = owned(headers);
+        if !headers.iter().any(|(name, _)| name == "content-type") {
+            headers.push(("content-type".to_owned(), "application/json".to_owned()));
+        }
+        Fault::Status { code, headers, body }
+    }
+
+    fn limit_body() -> String {
+        openai_error("Rate limit reached: too many requests a minute", "requests", "rate_limit_exceeded")
+    }
+
+    /// 429 that names the wait.
+    pub fn rate_limited_retry_after(seconds: u64) -> Self {
+        Self::status(429, &[("retry-after", &seconds.to_string())], Self::limit_body())
+    }
+
+    /// 429 that names the wait in milliseconds too, and less of it than in seconds.
+    pub fn rate_limited_retry_after_ms(millis: u64) -> Self {
+        let seconds = millis.div_ceil(1000).to_string();
+        Self::status(
+            429,
+            &[("retry-after", &seconds), ("retry-after-ms", &millis.to_string())],
+            Self::limit_body(),
+        )
+    }
+
+    /// 429 without `retry-after`, whose `x-ratelimit-reset-requests` tells when.
+    pub fn rate_limited_reset(seconds: u64) -> Self {
+        Self::status(
+            429,
+            &[
+                ("x-ratelimit-limit-requests", "60"),
+                ("x-ratelimit-remaining-requests", "0"),
+                ("x-ratelimit-reset-requests", &format!("{seconds}s")),
+            ],
+            Self::limit_body(),
+        )
+    }
+
+    /// 429 that says nothing of the time.
+    pub fn rate_limited_bare() -> Self {
+        Self::status(429, &[], Self::limit_body())
+    }
+
+    /// 429 because nobody paid.
+    pub fn insufficient_quota() -> Self {
+        let body = openai_error(
+            "The quota of this account is used up: see plan and billing",
+            "insufficient_quota",
+            "insufficient_quota",
+        );
+        Self::status(429, &[], body)
+    }
+
+    /// 400 because the conversation is longer than the model's window.
+    pub fn context_length_exceeded() -> Self {
+        let body = openai_error(
+            "The messages are longer than this model's context",
+            "invalid_request_error",
+            "context_length_exceeded",
+        );
+        Self::status(400, &[], body)
+    }
+
+    /// A proxy's 502 in HTML.
+    pub fn html_502() -> Self {
+        let page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad \
+                    Gateway</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n";
+        Self::status(502, &[("content-type", "text/html")], page.to_owned())
+    }
+
+    /// 503 that names the wait.
+    pub fn unavailable(seconds: u64) -> Self {
+        let body = openai_error("The engine is overloaded, try again later", "server_error", "overloaded");
+        Self::status(503, &[("retry-after", &seconds.to_string())], body)
+    }
+
+    /// GitHub's secondary limit; `None` leaves the header out.
+    pub fn secondary_limit(retry_after: Option<u64>) -> Self {
+        let body = github_error("You have exceeded a secondary rate limit. Please wait a while.", 403);
+        match retry_after {
+            Some(seconds) => Self::status(403, &[("retry-after", &seconds.to_string())], body),
+            None => Self::status(403, &[], body),
+        }
+    }
+
+    /// GitHub's primary limit, used up until `reset_in` from now.
+    pub fn primary_limit(reset_in: Duration) -> Self {
+        Fault::PrimaryLimit { reset_in: reset_in.as_secs() }
+    }
+
+    /// 403 for want of a permission.
+    pub fn forbidden() -> Self {
+        let body = github_error("Resource not accessible by integration", 403);
+        Self::status(403, &[("x-accepted-github-permissions", "issues=write; pull_requests=write")], body)
+    }
+
+    /// 401.
+    pub fn unauthorized() -> Self {
+        Self::status(401, &[], github_error("Bad credentials", 401))
+    }
+
+    /// 404.
+    pub fn not_found() -> Self {
+        Self::status(404, &[], github_error("Not Found", 404))
+    }
+
+    /// 200 whose body is an error, as some routers of models answer.
+    pub fn error_in_200(code: u16) -> Self {
+        let body = serde_json::json!({"error": {"message": "the provider failed", "code": code}}).to_string();
+        Self::status(200, &[], body)
+    }
+
+    /// A stream whose second chunk is an error.
+    pub fn error_in_stream(code: u16) -> Self {
+        let first = serde_json::json!({
+            "id": "chatcmpl-sim", "object": "chat.completion.chunk", "created": 0, "model": "sim",
+            "choices": [{"index": 0, "delta": {"role": "assistant", "content": "I "}, "finish_reason": null}],
+        });
+        let second = serde_json::json!({"error": {"message": "the provider failed", "code": code}});
+        let body = format!("data: {first}\n\ndata: {second}\n\n");
+        Self::status(200, &[("content-type", "text/event-stream")], body)
+    }
+
+    /// A short name for records.
+    pub fn name(&self) -> String {
+        match self {
+            Fault::Status { code, .. } => format!("status {code}"),
+            Fault::PrimaryLimit { .. } => "primary limit".to_owned(),
+            Fault::Hang => "hang".to_owned(),
+            Fault::Reset => "reset".to_owned(),
+            Fault::DoneButLost => "done but lost".to_owned(),
+            Fault::CutBody { after } => format!("cut after {after} bytes"),
+            Fault::SilentAfter { after } => format!("silent after {after} bytes"),
+            Fault::SlowStream { .. } => "slow stream".to_owned(),
+        }
+    }
+}
+
+/// The script and the dice.
+pub(crate) struct FaultBook {
+    rules: VecDeque<FaultRule>,
+    weather: Weather,
+    dice: StdRng,
+}
+
+impl FaultBook {
+    pub(crate) fn new(seed: u64, weather: Weather) -> Self {
+        FaultBook { rules: VecDeque::new(), weather, dice: StdRng::seed_from_u64(seed ^ 0xfa01) }
+    }
+
+    pub(crate) fn add(&mut self, rule: FaultRule) {
+        self.rules.push_back(rule);
+    }
+
+    pub(crate) fn set_weather(&mut self, weather: Weather) {
+        self.weather = weather;
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.rules.clear();
+        self.weather = Weather::default();
+    }
+
+    /// The fault that hits this request, `since_start` after the world began. The first rule that
+    /// matches decides: it lets pass, or hits.
+    pub(crate) fn draw(&mut self, operation: Operation, since_start: Duration) -> Option<Fault> {
+        let millis = u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX);
+        let in_time = |rule: &FaultRule| {
+            rule.from_ms.is_none_or(|from| millis >= from) && rule.until_ms.is_none_or(|until| millis < until)
+        };
+        let found = self.rules.iter().position(|rule| rule.target.matches(operation) && in_time(rule));
+        if let Some(index) = found {
+            let rule = &mut self.rules[index];
+            if rule.skip > 0 {
+                rule.skip -= 1;
+                return None;
+            }
+            let fault = rule.fault.clone();
+            if let Some(times) = &mut rule.times {
+                *times = times.saturating_sub(1);
+                if *times == 0 {
+                    self.rules.remove(index);
+                }
+            }
+            return Some(fault);
+        }
+        self.weather_fault(operation)
+    }
+
+    fn weather_fault(&mut self, operation: Operation) -> Option<Fault> {
+        let rate = match operation.server() {
+            Server::Llm => self.weather.llm,
+            Server::Github => self.weather.github,
+            Server::Git => self.weather.git,
+        };
+        if rate <= 0.0 || self.dice.random::<f64>() >= rate {
+            return None;
+        }
+        let seconds = self.dice.random_range(1..=5);
+        let cut = self.dice.random_range(0..400);
+        let choice = self.dice.random_range(0..12);
+        Some(match operation.server() {
+            Server::Llm => match choice {
+                0 => Fault::rate_limited_retry_after(seconds),
+                1 => Fault::rate_limited_retry_after_ms(seconds * 700),
+                2 => Fault::rate_limited_reset(seconds),
+                3 => Fault::rate_limited_bare(),
+                4 => Fault::html_502(),
+                5 => Fault::unavailable(seconds),
+                6 => Fault::Hang,
+                7 => Fault::Reset,
+                8 => Fault::CutBody { after: cut },
+                9 => Fault::SilentAfter { after: cut },
+                10 => Fault::error_in_200(502),
+                _ => Fault::DoneButLost,
+            },
+            Server::Github => match choice {
+                0 | 1 => Fault::secondary_limit(Some(seconds)),
+                2 => Fault::secondary_limit(None),
+                3 => Fault::primary_limit(Duration::from_secs(seconds * 10)),
+                4 => Fault::Hang,
+                5 => Fault::Reset,
+                6 => Fault::CutBody { after: cut },
+                7 | 8 => Fault::DoneButLost,
+                9 => Fault::unavailable(seconds),
+                _ => Fault::html_502(),
+            },
+            Server::Git => match choice {
+                0..=3 => Fault::html_502(),
+                4..=7 => Fault::Reset,
+                8 => Fault::rate_limited_bare(),
+                _ => Fault::CutBody { after: cut },
+            },
+        })
+    }
+}

@@ -1,0 +1,2 @@
+//! The simulation on its own: any client can be pointed at it.
+fn main() {}
