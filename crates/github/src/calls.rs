@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use http::Method;
+use steadfast_core::classify::clean::clean;
 use steadfast_core::classify::github::{Credential, Operation};
 use steadfast_core::failure::{Failure, FatalReason};
 use url::Url;
@@ -111,7 +112,11 @@ impl GithubClient {
             Credential::Personal => {
                 self.read::<wire::User>(Operation::User, &["user"], token).await.map(|user| Identity {
                     email: self.no_mailbox(&user),
-                    name: user.name.filter(|name| !name.trim().is_empty()).unwrap_or(user.login.clone()),
+                    name: user
+                        .name
+                        .map(|name| clean(&name))
+                        .filter(|name| !name.is_empty())
+                        .unwrap_or_else(|| user.login.clone()),
                     login: user.login,
                 })
             }

@@ -29,7 +29,7 @@ use crate::writes::WriteLane;
 const MAX_REDIRECTS: usize = 3;
 
 /// Bytes of a refusal that are read.
-const MAX_REFUSAL: usize = 64 * 1024;
+const MAX_REFUSAL: usize = 256 * 1024;
 
 /// A repository by its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -324,9 +324,9 @@ impl GithubClient {
             }
             return match body {
                 Ok(body) => self.judge(&call, status, &headers, Ok(body)),
-                // A refusal that nobody could read to its end might have named a rate limit; and a
-                // success that was cut off is one of unknown shape.
-                Err(error) if status.is_success() || status == StatusCode::FORBIDDEN => {
+                // A refusal that broke off might have named a rate limit; and a success that broke off
+                // is one of unknown shape.
+                Err(error) if status.is_success() || is_cut_refusal(status, &error) => {
                     let observed = Observed::of_github(&headers, self.clock.now());
                     let result = Err(verdicts::no_answer(&call, error.fault(), &error.to_string()));
                     Exchange { result, observed }
@@ -346,6 +346,13 @@ impl GithubClient {
     ) -> Exchange<Answer> {
         let now = self.clock.now();
         let observed = Observed::of_github(headers, now);
+        tracing::debug!(
+            operation = call.operation.name(),
+            status = status.as_u16(),
+            remaining = observed.requests.and_then(|window| window.remaining),
+            request_id = steadfast_core::headers::request_id(headers),
+            "github answered"
+        );
         let body = match body {
             Ok(body) if status.is_success() => {
                 self.secondary.succeeded(now);
@@ -435,12 +442,18 @@ impl GithubClient {
 /// For [`GithubClient::outgoing`] without a body.
 pub(crate) const NO_BODY: Option<&()> = None;
 
+/// Whether a 403, which its words may make a rate limit, lacks words that were on their way.
+fn is_cut_refusal(status: StatusCode, error: &TransportError) -> bool {
+    status == StatusCode::FORBIDDEN && !matches!(error, TransportError::TooLarge { .. })
+}
+
 /// Where a redirect leads, if it is to the same scheme, host and port: a token goes nowhere else.
 fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     let target = location.and_then(|location| from.join(location).ok());
     let target = target.ok_or_else(|| "redirected without a place to go".to_owned())?;
-    if target.origin() != from.origin() {
+    let has_user = !target.username().is_empty() || target.password().is_some();
+    if target.origin() != from.origin() || has_user {
         let host = target.host_str().unwrap_or("nowhere");
         return Err(format!("redirected to another server ({host}), which must not see our token"));
     }
