@@ -8,7 +8,8 @@ use steadfast_core::classify::github::{Credential, Operation};
 use steadfast_core::failure::{Failure, FatalReason};
 use url::Url;
 
-use crate::client::{Exchange, GithubClient, NO_BODY, Repo, unsent_failure};
+use crate::client::{Exchange, GithubClient, Repo, unsent_failure};
+use crate::send::NO_BODY;
 use crate::token::AccessToken;
 use crate::wire;
 
@@ -129,8 +130,9 @@ impl GithubClient {
 
     /// The App tells its slug, and the account of that name its id.
     async fn bot(&self, token: &AccessToken) -> Exchange<Identity> {
-        let Some(app) = self.app() else {
-            let text = "an installation token without a GitHub App: set github.app_id and its private key";
+        let Some(app) = &self.app else {
+            let text =
+                "an installation token without a GitHub App: set github.app_id and github.private_key_file";
             let failure = unsent_failure(Operation::App, FatalReason::Credentials, text.to_owned());
             return Exchange::unsent(Err(failure));
         };

@@ -7,8 +7,9 @@ use steadfast_core::classify::github::Operation;
 use steadfast_core::failure::{Failure, FatalReason};
 use steadfast_core::headers::Observed;
 
-use crate::client::{Answer, Exchange, GithubClient, NO_BODY, Repo, unsent_failure};
+use crate::client::{Exchange, GithubClient, Repo, unsent_failure};
 use crate::effects::cap_text;
+use crate::send::{Answer, NO_BODY};
 use crate::token::AccessToken;
 use crate::wire;
 

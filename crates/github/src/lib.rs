@@ -11,6 +11,7 @@ mod comments;
 mod effects;
 mod pulls;
 mod secondary;
+mod send;
 mod settings;
 mod token;
 mod wire;

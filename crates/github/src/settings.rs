@@ -74,7 +74,7 @@ pub enum UnusableSettings {
         key: &'static str,
     },
     /// The key is no RSA private key.
-    #[error("the GitHub App's private key is no RSA key in PEM (PKCS#1 or PKCS#8): {0}")]
+    #[error("github.private_key (or private_key_file) is no RSA private key in PEM, PKCS#1 or PKCS#8: {0}")]
     PrivateKey(String),
     /// Half an App.
     #[error(
