@@ -99,6 +99,13 @@ impl Breaker {
         }
     }
 
+    /// A call that was to go out did not: if it was the probe, another may go.
+    pub fn unsent(&mut self, now: Tick) {
+        if matches!(self.state, BreakerState::HalfOpen { .. }) {
+            self.state = BreakerState::Open { until: now };
+        }
+    }
+
     /// A call ended; `healthy` is whether the provider did its work or said in good order why not.
     pub fn ended(&mut self, now: Tick, healthy: bool) -> Option<Change> {
         match (self.state, healthy) {
@@ -117,7 +124,8 @@ impl Breaker {
             (BreakerState::Closed, _) => {
                 self.calls.push_back((now, healthy));
                 let too_old = |sent: Tick| now.saturating_sub(sent) > self.settings.window;
-                while self.calls.len() > MOST_CALLS || self.calls.front().is_some_and(|call| too_old(call.0)) {
+                while self.calls.len() > MOST_CALLS || self.calls.front().is_some_and(|call| too_old(call.0))
+                {
                     self.calls.pop_front();
                 }
                 let failed = self.calls.iter().filter(|call| !call.1).count();

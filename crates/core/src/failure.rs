@@ -17,6 +17,8 @@ pub enum Provider {
     Github,
     /// The git remote.
     Git,
+    /// The queue's own store.
+    Store,
 }
 
 impl fmt::Display for Provider {
@@ -25,6 +27,7 @@ impl fmt::Display for Provider {
             Provider::Llm => "llm",
             Provider::Github => "github",
             Provider::Git => "git",
+            Provider::Store => "store",
         })
     }
 }
