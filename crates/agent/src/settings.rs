@@ -42,11 +42,13 @@ pub struct AgentSettings {
     pub max_completion_tokens: u64,
     /// Most that a job may cost, in the currency of `prices`; 0 = no limit. Default 0.
     pub max_cost: f64,
-    /// Price of tokens by model. A key is a model's name, the beginning of one, or `*` for all
-    /// others. A model without a price counts as free, and the job's result says so.
+    /// Price of tokens by model, from `[llm.price]`. A key is a model's name, the beginning of one,
+    /// or `*` for all others. A model without a price counts as free
+    /// ([`crate::machine::Spend::unpriced_turns`]).
     pub prices: BTreeMap<String, Price>,
 
-    /// Tokens that the model takes, question and answer together. Default 128,000.
+    /// Tokens that the model takes, question and answer together: `llm.context_window`.
+    /// Default 128,000.
     pub context_window: u64,
     /// The share of the window, 0 to 1, past which old tool outputs are left out. Default 0.8.
     pub compact_at: f64,
@@ -55,7 +57,7 @@ pub struct AgentSettings {
     pub compact_to: f64,
     /// The newest tool outputs that compaction keeps whole. Default 6.
     pub keep_outputs: u32,
-    /// Most tokens of one answer. Default 8,192.
+    /// Most tokens of one answer: `llm.max_answer_tokens`. Default 8,192.
     pub max_answer_tokens: u32,
 
     /// Commands that check the repository, run by the runner before the first edit and before the
@@ -269,7 +271,8 @@ pub(crate) mod tests {
     #[test]
     fn values_that_cannot_work_are_named() {
         assert_eq!(settings().check(), Ok(()));
-        let cases: [(fn(&mut AgentSettings), &str); 7] = [
+        type Change = fn(&mut AgentSettings);
+        let cases: [(Change, &str); 7] = [
             (|s| s.max_turns = 0, "max_turns"),
             (|s| s.max_repeats = 1, "max_repeats"),
             (|s| s.compact_at = 1.5, "compact_at"),

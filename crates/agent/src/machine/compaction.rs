@@ -31,18 +31,18 @@ pub(super) enum Depth {
     Hardest,
 }
 
-/// The window as it is known to be, and what was done to keep within it.
+/// What the model takes, as far as known, and what was done to keep within it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Window {
-    /// Tokens that the model takes: the setting, or less once the provider said so.
-    tokens: u64,
+    /// Tokens of a request that are known to be near too many: the provider said so.
+    refused: Option<u64>,
     /// How far the next compaction goes if the provider says again that it is too long.
     next: Option<Depth>,
 }
 
 impl Window {
-    pub(super) fn new(settings: &AgentSettings) -> Self {
-        Window { tokens: settings.context_window, next: Some(Depth::Harder) }
+    pub(super) fn new() -> Self {
+        Window { refused: None, next: Some(Depth::Harder) }
     }
 
     /// The model took the conversation as it is.
@@ -50,18 +50,24 @@ impl Window {
         self.next = Some(Depth::Harder);
     }
 
+    /// The size that compaction aims at, from the smaller of the setting and what was learned.
+    fn target(&self, settings: &AgentSettings) -> u64 {
+        share(self.refused.unwrap_or(u64::MAX).min(settings.context_window), settings.compact_to)
+    }
+
     /// Compacts if the conversation is past `agent.compact_at` and enough can be left out; whether
     /// it did.
     pub(super) fn keep_within(&self, settings: &AgentSettings, conversation: &mut Conversation) -> bool {
-        let room = self.tokens.saturating_sub(u64::from(settings.max_answer_tokens));
-        let late = share(self.tokens, settings.compact_at).min(room);
-        if conversation.tokens() <= late {
+        let window = settings.context_window;
+        let room = window.saturating_sub(u64::from(settings.max_answer_tokens));
+        let room = room.min(self.refused.unwrap_or(u64::MAX));
+        if conversation.tokens() <= share(window, settings.compact_at).min(room) {
             return false;
         }
-        let keep = settings.keep_outputs as usize;
         let mut compacted = conversation.clone();
-        let saved = compact(&mut compacted, share(self.tokens, settings.compact_to), Depth::Usual, keep);
-        let worth_it = saved >= self.tokens / 20 || (saved > 0 && conversation.tokens() > room);
+        let saved =
+            compact(&mut compacted, self.target(settings), Depth::Usual, settings.keep_outputs as usize);
+        let worth_it = saved >= window / 20 || (saved > 0 && conversation.tokens() > room);
         if worth_it {
             *conversation = compacted;
         }
@@ -72,8 +78,9 @@ impl Window {
     /// nothing more can be left out.
     pub(super) fn too_long(&mut self, settings: &AgentSettings, conversation: &mut Conversation) -> bool {
         let size = conversation.tokens();
-        self.tokens = self.tokens.min(size / 10 * 9).max(1);
-        let target = share(self.tokens, settings.compact_to).min(size / 2);
+        // By our own count, which may differ from the provider's: hence some room.
+        self.refused = Some(self.refused.unwrap_or(u64::MAX).min(size / 10 * 9));
+        let target = self.target(settings).min(size / 2);
         while let Some(depth) = self.next {
             self.next = match depth {
                 Depth::Usual | Depth::Harder => Some(Depth::Hardest),
@@ -224,7 +231,7 @@ mod tests {
     #[test]
     fn it_begins_late_and_goes_far() {
         let settings = small();
-        let window = Window::new(&settings);
+        let window = Window::new();
         let mut early = readings(15);
         assert!(!window.keep_within(&settings, &mut early), "{} of 20000 tokens", early.tokens());
         let mut late = readings(16);
@@ -243,7 +250,7 @@ mod tests {
         for n in 1..16 {
             say(&mut conversation, "read_file", &format!(r#"{{"path":"b{n}"}}"#), &"0123456\n".repeat(500));
         }
-        assert!(Window::new(&settings).keep_within(&settings, &mut conversation));
+        assert!(Window::new().keep_within(&settings, &mut conversation));
         assert!(whole(&conversation).contains(&"a0"));
         assert!(!whole(&conversation).contains(&"b1"));
     }
@@ -263,7 +270,7 @@ mod tests {
     #[test]
     fn too_long_goes_harder_each_time_and_then_gives_up() {
         let settings = small();
-        let mut window = Window::new(&settings);
+        let mut window = Window::new();
         let mut conversation = readings(10);
         let content = "x".repeat(4_000);
         say(&mut conversation, "write_file", &format!(r#"{{"path":"w","content":"{content}"}}"#), "written");
@@ -281,7 +288,7 @@ mod tests {
     #[test]
     fn the_window_shrinks_to_what_the_provider_took() {
         let settings = small();
-        let mut window = Window::new(&settings);
+        let mut window = Window::new();
         let mut conversation = readings(8);
         assert!(!window.keep_within(&settings, &mut conversation));
         assert!(window.too_long(&settings, &mut conversation));

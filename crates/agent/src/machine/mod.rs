@@ -214,14 +214,13 @@ impl Agent {
         let has_issue = job.task_params.issue_number.is_some() && settings.max_comments > 0;
         let tools = crate::tools::specs().into_iter();
         let tools = tools.filter(|tool| has_issue || tool.name != "comment_on_issue").collect();
-        let window = Window::new(&settings);
         Agent {
             settings,
             job,
             tools,
             start: None,
             conversation: Conversation::default(),
-            window,
+            window: Window::new(),
             pending: VecDeque::new(),
             running: false,
             calls: 0,

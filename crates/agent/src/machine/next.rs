@@ -98,7 +98,7 @@ impl Agent {
         let trouble = &self.trouble;
         if trouble.too_long {
             let why = "the conversation no longer fits the model's context window, though all that can be was \
-                       left out; raise agent.context_window only if the model takes more";
+                       left out; raise llm.context_window only if the model takes more";
             return Some(self.failed(EndReason::ContextTooLong, why));
         }
         if trouble.refused > self.settings.max_refused_changes {

@@ -42,7 +42,9 @@ impl Purse {
     pub(super) fn pay(&mut self, settings: &AgentSettings, answer: &ModelAnswer, prompt: u64) {
         let spend = &mut self.spend;
         spend.turns += 1;
-        let usage = answer.usage.unwrap_or_else(|| {
+        // Some servers send zeros for "not counted".
+        let counted = answer.usage.filter(|usage| usage.total() > 0);
+        let usage = counted.unwrap_or_else(|| {
             spend.estimated_turns += 1;
             Usage { prompt_tokens: prompt, completion_tokens: estimate_answer(answer), cached_tokens: 0 }
         });
@@ -138,6 +140,8 @@ mod tests {
         let used = Usage { prompt_tokens: 500, completion_tokens: 20, cached_tokens: 0 };
         let spend = Spend { turns: 1, usage: used, cost: 0.0, estimated_turns: 1, unpriced_turns: 1 };
         assert_eq!(purse.spend, spend);
+        purse.pay(&settings(), &answer(Some(Usage::default())), 500);
+        assert_eq!((purse.spend.estimated_turns, purse.spend.usage.prompt_tokens), (2, 1_000));
     }
 
     #[test]

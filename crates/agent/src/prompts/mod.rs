@@ -164,8 +164,7 @@ fn words(args: &Value) -> String {
 /// Somebody's text between two lines that it cannot contain, since their name is made from its
 /// hash; `None` where nothing is left of it.
 fn fenced(label: &str, text: Option<&str>, most: usize) -> Option<String> {
-    // Cut first: the sanitiser never sees more than the cap.
-    let clean = sanitise(&cap(text?, most));
+    let clean = cap(&sanitise(text?), most);
     if clean.is_empty() {
         return None;
     }

@@ -19,7 +19,7 @@ static REFERENCE: LazyLock<Regex> = LazyLock::new(|| pattern(r"&#(?:[xX]([0-9a-f
 static NAMED: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"&(?:zwnj|zwj|lrm|rlm|shy|ZeroWidthSpace|NoBreak);"));
 /// Attributes whose text is not shown, anywhere within what looks like a tag.
-static TAG: LazyLock<Regex> = LazyLock::new(|| pattern(r#"<[a-zA-Z][^<>]{0,4000}>"#));
+static TAG: LazyLock<Regex> = LazyLock::new(|| pattern("<[a-zA-Z][^<>]*>"));
 static ATTRIBUTE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r#"(?i)\s(?:alt|title|placeholder|aria-[\w-]+|data-[\w-]+)\s*=\s*(?:"[^"]*"|'[^']*'|[^\s>]+)"#)
 });
@@ -75,7 +75,8 @@ pub fn cap(text: &str, max: usize) -> String {
     if text.len() <= max {
         return text.to_owned();
     }
-    let kept = &text[..text.floor_char_boundary(max)];
+    let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    let kept = &text[..end];
     format!("{kept}\n[{} of {} bytes left out]", text.len() - kept.len(), text.len())
 }
 
