@@ -7,3 +7,4 @@ pub mod prompts;
 pub mod settings;
 pub mod texts;
 pub mod tools;
+pub mod workspace;

@@ -3,10 +3,21 @@
 //! [`specs`] and [`check_call`] are pure and belong to the state machine; what a checked call does
 //! is in the files beside this one, run by [`crate::workspace::Workspace::run`].
 
+mod change;
 mod check;
+mod edit;
+mod files;
+mod read;
+mod search;
 mod spec;
+mod walk;
+
+#[cfg(test)]
+mod tests;
 
 use steadfast_core::chat::{ToolCall, ToolSpec};
+
+pub(crate) use files::{Files, Stop};
 
 /// A call whose tool is known and whose arguments fit it.
 #[derive(Clone, Debug, PartialEq, Eq)]

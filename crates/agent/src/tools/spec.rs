@@ -73,7 +73,11 @@ pub(super) const TOOLS: &[Tool] = &[
         description: "List the files and folders in a folder. Files that git ignores are left out. Long \
                       lists are cut: list a deeper folder then.",
         params: &[
-            required("path", Kind::Filled, "Path of the folder, relative to the workspace; \".\" is all of it."),
+            required(
+                "path",
+                Kind::Filled,
+                "Path of the folder, relative to the workspace; \".\" is all of it.",
+            ),
             optional("recursive", Kind::Flag, "List the folders inside as well. Default false."),
             optional("max_depth", Kind::Integer { least: 1 }, "How many levels, when recursive. Default 5."),
         ],
@@ -96,7 +100,11 @@ pub(super) const TOOLS: &[Tool] = &[
             required("pattern", Kind::Filled, "Regular expression; case counts, (?i) in front ignores it."),
             optional("path", Kind::Filled, "Folder or file to search, relative to the workspace."),
             aliased(
-                optional("glob", Kind::Filled, "Only files whose path or name matches, such as *.rs or src/**."),
+                optional(
+                    "glob",
+                    Kind::Filled,
+                    "Only files whose path or name matches, such as *.rs or src/**.",
+                ),
                 "filePattern",
                 1,
             ),

@@ -1,0 +1,1 @@
+//! The tools over a real folder, and the checks of their calls.
