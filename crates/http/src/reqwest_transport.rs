@@ -8,14 +8,16 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::{Body, Timeouts, Transport, TransportError};
 
-/// How connections are made and kept.
+/// How connections are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Longest time for one connection to be made, name lookup and TLS handshake included. Default 10s.
+    /// Longest time for one connection to be made, name lookup and TLS handshake
+    /// included; less than any time for a first byte, so that it is known that nothing was sent. Default 5s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
 }
@@ -28,12 +30,16 @@ pub struct UnusableTransport(String);
 /// See the module. One for the whole process: it holds the pool of connections.
 #[derive(Clone, Debug)]
 pub struct ReqwestTransport {
+    /// By the system's proxy, where there is one.
     client: reqwest::Client,
+    /// For this machine's own servers: no proxy can reach them in our place.
+    direct: reqwest::Client,
 }
 
 /// Idle connections are kept for less than what common load balancers allow (60 s), so that a
 /// request seldom goes out on one that is being closed.
 const POOL_IDLE: Duration = Duration::from_secs(50);
+const POOL_MAX_IDLE: usize = 64;
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 impl ReqwestTransport {
@@ -43,18 +49,33 @@ impl ReqwestTransport {
             // Fails only where another thread was first: then there is one, which is all we want.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let client = reqwest::Client::builder()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .connect_timeout(settings.connect_timeout)
-            .tcp_keepalive(TCP_KEEPALIVE)
-            .pool_idle_timeout(POOL_IDLE)
-            .build()
-            .map_err(|error| UnusableTransport(describe(error)))?;
-        Ok(ReqwestTransport { client })
+        let client = builder(settings).build();
+        let direct = builder(settings).no_proxy().build();
+        let unusable = |error| UnusableTransport(describe(error));
+        Ok(ReqwestTransport { client: client.map_err(unusable)?, direct: direct.map_err(unusable)? })
     }
+
+    fn client_for(&self, url: &Url) -> &reqwest::Client {
+        let is_here = match url.host() {
+            Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        if is_here { &self.direct } else { &self.client }
+    }
+}
+
+fn builder(settings: &Settings) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .connect_timeout(settings.connect_timeout)
+        .tcp_keepalive(TCP_KEEPALIVE)
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_MAX_IDLE)
 }
 
 #[async_trait]
@@ -66,7 +87,8 @@ impl Transport for ReqwestTransport {
     ) -> Result<http::Response<Body>, TransportError> {
         let request =
             reqwest::Request::try_from(request).map_err(|error| TransportError::Unusable(describe(error)))?;
-        let sent = tokio::time::timeout(timeouts.first_byte, self.client.execute(request)).await;
+        let executed = self.client_for(request.url()).execute(request);
+        let sent = tokio::time::timeout(timeouts.first_byte, executed).await;
         let answer = match sent {
             Ok(Ok(answer)) => http::Response::from(answer),
             Ok(Err(error)) => return Err(failed(error)),
@@ -117,3 +139,6 @@ fn describe(error: reqwest::Error) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests;
