@@ -6,6 +6,7 @@
 mod caps;
 pub mod memory;
 mod record;
+pub mod redis_store;
 pub mod settings;
 pub mod sqlite;
 mod types;
@@ -94,8 +95,6 @@ pub async fn open(settings: &Settings, runner: &str) -> Result<Arc<dyn Store>> {
     match settings.url.parse()? {
         Location::Memory => Ok(Arc::new(memory::MemoryStore::new(settings, sqlite::wall_time()?, runner))),
         Location::Sqlite(path) => Ok(Arc::new(sqlite::SqliteStore::open(&path, settings, runner).await?)),
-        Location::Redis(_) => {
-            Err(StoreError::Unusable(format!("{} is not served by this build", settings.url)))
-        }
+        Location::Redis(url) => Ok(Arc::new(redis_store::RedisStore::open(&url, settings, runner).await?)),
     }
 }

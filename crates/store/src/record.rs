@@ -14,8 +14,8 @@ use crate::{
     StoreError, Token,
 };
 
-/// Names of the status hash that the store keeps itself; a settlement's further fields can't set them.
-pub(crate) const KEPT: &[&str] = &[
+/// Fields of the status hash that the stores keep themselves, in the order in which they are shown.
+pub(crate) const VISIBLE: &[&str] = &[
     "status",
     "state",
     "admittedAt",
@@ -30,24 +30,18 @@ pub(crate) const KEPT: &[&str] = &[
     "steps",
     "duplicates",
     "runner",
-    "result",
     "lastError",
-    // The Redis store's own, in the same hash.
-    "token",
-    "due",
-    "closed",
-    "cancel",
-    "journalBytes",
+    "result",
 ];
+
+/// The Redis store's own, in the same hash, and not shown.
+pub(crate) const INTERNAL: &[&str] = &["token", "seq", "due", "closed", "cancel", "journalBytes"];
 
 /// The fields that a settlement may add: those that the store doesn't keep itself.
 pub(crate) fn further_fields(settlement: &Settlement) -> impl Iterator<Item = (&str, &str)> {
-    let own = |name: &str| !KEPT.contains(&name);
-    settlement
-        .fields
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .filter(move |(name, _)| own(name))
+    let kept = |name: &str| VISIBLE.contains(&name) || INTERNAL.contains(&name);
+    let fields = settlement.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    fields.filter(move |(name, _)| !kept(name))
 }
 
 /// The settlement that an operator's cancel is, of a job that nobody runs.

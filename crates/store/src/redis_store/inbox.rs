@@ -1,0 +1,216 @@
+//! The inbox: entries of the stream become jobs, or dead letters. The stream is only the way in;
+//! leases work from the store's own keys.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redis::{RedisResult, Value, cmd};
+use steadfast_core::job::Job;
+
+use super::Core;
+use super::failure::{is_busy_group, is_no_group};
+use super::keys::GROUP;
+use crate::Result;
+
+/// Most entries that are read at once.
+const PAGE: usize = 64;
+
+/// Most reads of one call: a flood is taken in over several claims.
+const PAGES: usize = 16;
+
+/// Most dead letters that are kept, roughly.
+const DEAD_LETTERS: usize = 1000;
+
+/// Most fields of an entry that a dead letter repeats; a script cannot pass on more.
+const FIELDS: usize = 1000;
+
+/// The one field that a job is in.
+const JOB_FIELD: &[u8] = b"jobData";
+
+/// What is known of our own reading of the inbox.
+pub(super) struct Inbox {
+    /// One reader a process: two would only be in each other's way.
+    reading: tokio::sync::Mutex<String>,
+    /// Entries may have been delivered to us without our having seen them: at the start (to a
+    /// process of our name before us), and after a read that was cut off.
+    pub uncertain: AtomicBool,
+}
+
+impl Inbox {
+    pub fn new() -> Self {
+        Inbox { reading: tokio::sync::Mutex::new("0-0".into()), uncertain: AtomicBool::new(true) }
+    }
+}
+
+/// An entry of the stream: its id, and its fields unless it was deleted.
+struct Entry {
+    id: Vec<u8>,
+    fields: Option<Vec<Vec<u8>>>,
+}
+
+impl Core {
+    /// Admits what the inbox holds: what is new, and what was delivered to somebody who died.
+    pub async fn take_in(&self) -> Result<()> {
+        let mut cursor = self.inbox.reading.lock().await;
+        if self.inbox.uncertain.load(Ordering::Relaxed) {
+            for _ in 0..PAGES {
+                let ours = self.read("0").await?;
+                if ours.is_empty() {
+                    break;
+                }
+                self.admit(&ours).await?;
+            }
+        }
+        // From here until all is admitted, an end of this call leaves entries behind.
+        self.inbox.uncertain.store(true, Ordering::Relaxed);
+        let (next, orphans) = self.adopt(&cursor).await?;
+        self.admit(&orphans).await?;
+        *cursor = next;
+        for _ in 0..PAGES {
+            let new = self.read(">").await?;
+            self.admit(&new).await?;
+            if new.len() < PAGE {
+                break;
+            }
+        }
+        self.inbox.uncertain.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads entries that nobody had (`>`), or those that we had before (`0`).
+    async fn read(&self, from: &str) -> Result<Vec<Entry>> {
+        let mut read = cmd("XREADGROUP");
+        read.arg("GROUP").arg(GROUP).arg(&*self.runner).arg("COUNT").arg(PAGE);
+        read.arg("STREAMS").arg(self.keys.stream()).arg(from);
+        let answer: Value = self.in_group(&read).await?;
+        // [[stream, [entry, ...]]], or nil.
+        let streams = elements(answer);
+        let entries = streams.into_iter().next().map(elements).and_then(|mut stream| stream.pop());
+        Ok(entries.map(entries_of).unwrap_or_default())
+    }
+
+    /// Takes over entries that others have had for longer than any admission takes.
+    async fn adopt(&self, cursor: &str) -> Result<(String, Vec<Entry>)> {
+        let mut adopt = cmd("XAUTOCLAIM");
+        adopt.arg(self.keys.stream()).arg(GROUP).arg(&*self.runner).arg(self.pending_limit());
+        adopt.arg(cursor).arg("COUNT").arg(PAGE);
+        let mut answer = elements(self.in_group(&adopt).await?).into_iter();
+        let next = answer.next().map(bytes).and_then(|next| String::from_utf8(next).ok());
+        let entries = answer.next().map(entries_of).unwrap_or_default();
+        Ok((next.unwrap_or_else(|| "0-0".into()), entries))
+    }
+
+    /// How long an entry may be pending before it counts as forgotten, in milliseconds.
+    pub fn pending_limit(&self) -> u64 {
+        millis(self.lease)
+    }
+
+    /// Runs a command that needs the group, making it if it is gone.
+    async fn in_group(&self, command: &redis::Cmd) -> Result<Value> {
+        let answer: RedisResult<Value> = self.link.raw(command).await;
+        let answer = match answer {
+            Err(error) if is_no_group(&error) => {
+                self.make_group().await?;
+                self.link.raw(command).await
+            }
+            answer => answer,
+        };
+        answer.map_err(|error| self.link.failure(&error))
+    }
+
+    /// Makes the group, and the stream with it, from the first entry on.
+    pub async fn make_group(&self) -> Result<()> {
+        let mut make = cmd("XGROUP");
+        make.arg("CREATE").arg(self.keys.stream()).arg(GROUP).arg(0).arg("MKSTREAM");
+        let answer: RedisResult<Value> = self.link.raw(&make).await;
+        match answer {
+            Ok(_) => {
+                tracing::info!(store = %self.link.shown, group = GROUP, "consumer group made");
+                Ok(())
+            }
+            Err(error) if is_busy_group(&error) => Ok(()),
+            Err(error) => Err(self.link.failure(&error)),
+        }
+    }
+
+    async fn admit(&self, entries: &[Entry]) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut call = self.call().keys([self.keys.stream()]).arg(GROUP).arg(DEAD_LETTERS);
+        for entry in entries {
+            call = call.bytes(&entry.id);
+            let Some(fields) = &entry.fields else {
+                call = call.arg("-").arg("gone").arg(0);
+                continue;
+            };
+            match self.job_in(fields) {
+                Ok((job, at)) => {
+                    let id = job.id.as_str();
+                    call = call.keys([self.keys.status(id), self.keys.data(id)]).arg(id).arg(at);
+                }
+                Err(reason) => {
+                    tracing::warn!(
+                        entry = %String::from_utf8_lossy(&entry.id),
+                        reason,
+                        "unreadable entry set aside as a dead letter"
+                    );
+                    call = call.arg("").arg(reason);
+                }
+            }
+            let kept = &fields[..fields.len().min(2 * FIELDS)];
+            call = call.arg(kept.len());
+            for part in kept {
+                call = call.bytes(part);
+            }
+        }
+        let (queued, duplicates, dead): (u64, u64, u64) =
+            self.link.script(&self.scripts.admit, &call).await?;
+        tracing::debug!(queued, duplicates, dead, "inbox taken in");
+        Ok(())
+    }
+
+    /// The job of an entry, and the place of its JSON among the fields and values.
+    fn job_in(&self, fields: &[Vec<u8>]) -> std::result::Result<(Job, usize), String> {
+        let names = fields.iter().step_by(2).take(FIELDS);
+        let place = names.into_iter().position(|name| name == JOB_FIELD).map(|pair| pair * 2 + 1);
+        let found = place.and_then(|at| Some((at, fields.get(at)?)));
+        let Some((at, json)) = found else { return Err("no field jobData".into()) };
+        let json = std::str::from_utf8(json).map_err(|_| "jobData is not UTF-8".to_owned())?;
+        let job = self.caps.read_job(json).map_err(|error| error.to_string())?;
+        Ok((job, at))
+    }
+}
+
+/// A duration in whole milliseconds, as Redis wants it.
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn entries_of(value: Value) -> Vec<Entry> {
+    let entry = |value: Value| {
+        let mut parts = elements(value).into_iter();
+        let id = bytes(parts.next()?);
+        let fields = match parts.next() {
+            None | Some(Value::Nil) => None,
+            Some(fields) => Some(elements(fields).into_iter().map(bytes).collect()),
+        };
+        Some(Entry { id, fields })
+    };
+    elements(value).into_iter().filter_map(entry).collect()
+}
+
+fn elements(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(elements) => elements,
+        _ => Vec::new(),
+    }
+}
+
+fn bytes(value: Value) -> Vec<u8> {
+    match value {
+        Value::BulkString(bytes) => bytes,
+        Value::SimpleString(text) => text.into_bytes(),
+        Value::Int(number) => number.to_string().into_bytes(),
+        _ => Vec::new(),
+    }
+}

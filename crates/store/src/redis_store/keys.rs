@@ -1,0 +1,91 @@
+//! The names of the keys, all under `queue.prefix`.
+
+/// The consumer group of the inbox: the seed system's.
+pub(super) const GROUP: &str = "processors";
+
+/// Makes key names.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub fn new(prefix: &str) -> Self {
+        Keys { prefix: prefix.to_owned() }
+    }
+
+    fn own(&self, name: &str) -> String {
+        format!("{}job-queue:{name}", self.prefix)
+    }
+
+    /// The inbox, where producers write.
+    pub fn stream(&self) -> String {
+        format!("{}job-queue", self.prefix)
+    }
+
+    /// A stream with one entry whenever somebody ought to look.
+    pub fn wake(&self) -> String {
+        self.own("wake")
+    }
+
+    /// Running jobs by the end of their leases.
+    pub fn leases(&self) -> String {
+        self.own("leases")
+    }
+
+    /// Ended jobs by their end.
+    pub fn ended(&self) -> String {
+        self.own("ended")
+    }
+
+    /// The jobs of one state by their admission.
+    pub fn state(&self, word: &str) -> String {
+        self.own(&format!("state:{word}"))
+    }
+
+    /// What one process claimed last.
+    pub fn claimed(&self, process: &str) -> String {
+        self.own(&format!("claimed:{process}"))
+    }
+
+    /// What every script is given first, in the order of `prelude.lua`.
+    pub fn global(&self) -> Vec<String> {
+        vec![
+            self.own("due"),
+            self.leases(),
+            self.ended(),
+            self.wake(),
+            self.state("queued"),
+            self.state("running"),
+            self.state("parked"),
+            self.state("ended"),
+            self.own("dead"),
+        ]
+    }
+
+    /// The status hash.
+    pub fn status(&self, id: &str) -> String {
+        format!("{}job:{id}", self.prefix)
+    }
+
+    /// The job itself. Not under `job:`, where ids of other jobs may look like it.
+    pub fn data(&self, id: &str) -> String {
+        self.own(&format!("data:{id}"))
+    }
+
+    /// The steps.
+    pub fn journal(&self, id: &str) -> String {
+        self.own(&format!("journal:{id}"))
+    }
+
+    /// The newest patch.
+    pub fn patch(&self, id: &str) -> String {
+        self.own(&format!("patch:{id}"))
+    }
+
+    /// All that there is of a job, in the order of `prelude.lua`.
+    pub fn of_job(&self, id: &str) -> [String; 5] {
+        let retry = format!("{}job:retry:{id}", self.prefix);
+        [self.status(id), retry, self.data(id), self.journal(id), self.patch(id)]
+    }
+}

@@ -1,0 +1,195 @@
+//! The connection to Redis: made when it is needed, made again when it broke, and the scripts that
+//! run over it.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
+    ScriptInvocation,
+};
+use tokio::sync::Mutex;
+
+use super::failure::{failure, is_broken};
+use crate::settings::masked;
+use crate::{Result, Settings, StoreError};
+
+/// A connection that many commands share, and the way to a new one.
+pub(super) struct Link {
+    client: Client,
+    /// The URL without its password.
+    pub shown: String,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    connection: Option<MultiplexedConnection>,
+    /// Counts connections, so that a broken one is dropped once and its successor is not.
+    made: u64,
+    /// Whether the last attempt failed: said once, and once when it is over.
+    away: bool,
+}
+
+impl Link {
+    /// For a URL; connects nowhere yet.
+    pub fn new(url: &str, settings: &Settings) -> Result<Self> {
+        let shown = masked(url);
+        if url.starts_with("rediss:") && rustls::crypto::CryptoProvider::get_default().is_none() {
+            let why = format!("{shown}: no TLS provider is installed in this process");
+            return Err(StoreError::Unusable(why));
+        }
+        let client = Client::open(url).map_err(|error| failure(&shown, &error))?;
+        Ok(Link {
+            client,
+            shown,
+            connect_timeout: settings.connect_timeout,
+            response_timeout: settings.response_timeout,
+            current: Mutex::default(),
+        })
+    }
+
+    /// A connection of one's own, on which a command may take as long as it takes: the client's
+    /// usual limit would leave a blocking read's answer to nobody.
+    pub async fn connect_blocking(&self) -> RedisResult<MultiplexedConnection> {
+        self.connect(None).await
+    }
+
+    async fn connect(&self, response_timeout: Option<Duration>) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(response_timeout);
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
+        let mut current = self.current.lock().await;
+        if let Some(connection) = &current.connection {
+            return Ok((connection.clone(), current.made));
+        }
+        match self.connect(Some(self.response_timeout)).await {
+            Ok(connection) => {
+                if std::mem::take(&mut current.away) {
+                    tracing::info!(store = %self.shown, "redis is back");
+                }
+                current.made += 1;
+                current.connection = Some(connection.clone());
+                Ok((connection, current.made))
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut current.away, true) {
+                    tracing::warn!(store = %self.shown, %error, "redis is away");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends something over the connection; if that turns out to have been closed, once more over a
+    /// new one. Only for what may be done twice.
+    async fn send<T: FromRedisValue>(&self, request: Request<'_>) -> RedisResult<T> {
+        let mut again = true;
+        loop {
+            let (mut connection, number) = self.connection().await?;
+            let error = match request.send(&mut connection).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            if is_broken(&error) {
+                let mut current = self.current.lock().await;
+                if current.made == number {
+                    current.connection = None;
+                }
+            }
+            // A time-out is not repeated: the caller has waited long enough to decide.
+            if !std::mem::take(&mut again) || !error.is_connection_dropped() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// One command, its error as it came.
+    pub async fn raw<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        self.send(Request::Command(command)).await
+    }
+
+    /// One command.
+    pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        self.raw(command).await.map_err(|error| self.failure(&error))
+    }
+
+    /// Commands in one write.
+    pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
+        let answer = self.send(Request::Pipeline(pipeline)).await;
+        answer.map_err(|error| self.failure(&error))
+    }
+
+    /// One script, by its hash; loaded if the server does not know it (any more).
+    pub async fn script<T: FromRedisValue>(&self, script: &Script, call: &Call) -> Result<T> {
+        let mut invocation = script.prepare_invoke();
+        for key in &call.keys {
+            invocation.key(key);
+        }
+        for arg in &call.args {
+            invocation.arg(arg.as_slice());
+        }
+        let answer = self.send(Request::Script(&invocation)).await;
+        answer.map_err(|error| self.failure(&error))
+    }
+
+    /// What an error means.
+    pub fn failure(&self, error: &RedisError) -> StoreError {
+        failure(&self.shown, error)
+    }
+}
+
+/// What is sent.
+#[derive(Clone, Copy)]
+enum Request<'a> {
+    Command(&'a Cmd),
+    Pipeline(&'a Pipeline),
+    Script(&'a ScriptInvocation<'a>),
+}
+
+impl Request<'_> {
+    async fn send<T: FromRedisValue>(self, over: &mut MultiplexedConnection) -> RedisResult<T> {
+        match self {
+            Request::Command(command) => command.query_async(over).await,
+            Request::Pipeline(pipeline) => pipeline.query_async(over).await,
+            Request::Script(script) => script.invoke_async(over).await,
+        }
+    }
+}
+
+/// The keys and arguments of a script.
+pub(super) struct Call {
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    /// With the keys and arguments that all scripts have.
+    pub fn new(global: Vec<String>, args: [String; 2]) -> Self {
+        Call { keys: global, args: args.into_iter().map(String::into_bytes).collect() }
+    }
+
+    /// Adds keys.
+    pub fn keys(mut self, keys: impl IntoIterator<Item = String>) -> Self {
+        self.keys.extend(keys);
+        self
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, arg: impl ToString) -> Self {
+        self.args.push(arg.to_string().into_bytes());
+        self
+    }
+
+    /// Adds an argument that need not be text.
+    pub fn bytes(mut self, arg: &[u8]) -> Self {
+        self.args.push(arg.to_vec());
+        self
+    }
+}
