@@ -19,6 +19,9 @@ const AFTER: &str = "check-after-";
 /// Most bytes of one failing check's output that the model is told.
 const MAX_FAILURE: usize = 6_000;
 
+/// How the result of `run_command` begins where the command succeeded.
+const PASSED: &str = "exit code 0";
+
 /// When a check runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum When {
@@ -70,7 +73,8 @@ impl Checks {
         let before = call_id.strip_prefix(BEFORE).map(|key| (When::Before, key.to_owned()));
         let after = || call_id.strip_prefix(AFTER).map(|key| (When::After, key.to_owned()));
         let Some(place) = before.or_else(after) else { return false };
-        self.results.insert(place, Outcome { failed: is_error, output: output.to_owned() });
+        let failed = is_error || output.lines().next() != Some(PASSED);
+        self.results.insert(place, Outcome { failed, output: output.to_owned() });
         true
     }
 
@@ -134,13 +138,12 @@ mod tests {
         let settings =
             AgentSettings { checks: vec!["a".into(), "b".into(), "c".into(), "d".into()], ..settings() };
         let mut checks = Checks::default();
-        for (when, failing) in
-            [(When::Before, [true, false, true, false]), (When::After, [false, false, true, true])]
-        {
-            for is_error in failing {
+        let codes = [(When::Before, [1, 0, 2, 0]), (When::After, [0, 0, 2, 1])];
+        for (when, codes) in codes {
+            for code in codes {
                 let call = checks.due(&settings, when).unwrap();
                 assert!(crate::tools::check_call(&call).is_ok(), "{call:?}");
-                assert!(checks.record(&call.id, "out", is_error));
+                assert!(checks.record(&call.id, &format!("exit code {code}\nout"), false));
             }
             assert_eq!(checks.due(&settings, when), None);
         }
@@ -148,10 +151,13 @@ mod tests {
         let report = "Checks, run before and after the change:\n- `a`: failed before, passes now\n- `b`: passes, as \
                       before\n- `c`: failed before and after\n- `d`: **passed before, fails now**";
         assert_eq!(checks.report(&settings).unwrap(), report);
-        assert_eq!(checks.new_failures(&settings).unwrap(), "$ d\nout");
+        assert_eq!(checks.new_failures(&settings).unwrap(), "$ d\nexit code 1\nout");
         checks.told();
         assert_eq!(checks.new_failures(&settings), None, "told once");
         checks.forget_after();
+        let call = checks.due(&settings, When::After).unwrap();
+        checks.record(&call.id, "no end within 600 s", true);
+        assert!(checks.report(&settings).unwrap().contains("- `a`: failed before and after"));
         assert!(checks.due(&settings, When::After).is_some());
         assert_eq!(checks.due(&settings, When::Before), None);
     }

@@ -8,7 +8,7 @@ use steadfast_core::journal::Event;
 use super::conversation::Conversation;
 use super::repeats::Repetition;
 use super::{Agent, Effect, Pending, ReplayError, Start, Todo, short, words};
-use crate::prompts::sanitise::cap;
+use crate::prompts::sanitise::{cap, one_line};
 use crate::tools::{Checked, check_call};
 
 /// Most bytes of the model's last words that an end repeats.
@@ -212,21 +212,21 @@ impl Agent {
         self.conversation.answered(&call, output);
         let may_change = matches!(todo, Todo::Run { read_only: false });
         self.changed |= may_change;
-        match todo {
-            Todo::Finish { .. } => {
-                if self.checks.new_failures(&self.settings).is_some() {
-                    self.checks.told();
-                }
-                self.checks.forget_after();
+        if matches!(todo, Todo::Finish { .. }) {
+            if self.checks.new_failures(&self.settings).is_some() {
+                self.checks.told();
             }
-            Todo::Run { .. } | Todo::Refuse(_) | Todo::Comment { .. } => {
-                let most = self.settings.max_repeats;
-                match self.repeats.see(&call, output, may_change && !is_error, most) {
-                    Repetition::None => {}
-                    Repetition::Tell(times) => self.conversation.note(&words::repeated(times)),
-                    Repetition::Stuck => self.trouble.stuck_on = Some(cap(&call.name, 60)),
-                }
+            self.checks.forget_after();
+        } else {
+            let changes = may_change && !is_error;
+            match self.repeats.see(&call, output, changes, self.settings.max_repeats) {
+                Repetition::None => {}
+                Repetition::Tell(times) => self.conversation.note(&words::repeated(times)),
+                Repetition::Stuck => self.trouble.stuck_on = Some(one_line(&call.name, 60)),
             }
+        }
+        if matches!(todo, Todo::Run { .. }) && !is_error {
+            self.finished.push(call);
         }
         if self.pending.is_empty() {
             self.before_next_turn();

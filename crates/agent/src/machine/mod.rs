@@ -152,6 +152,8 @@ pub struct Agent {
     running: bool,
     /// Calls of all answers.
     calls: u32,
+    /// Those of the workspace that ended without error.
+    finished: Vec<ToolCall>,
     /// Whether a call has run that may have changed a file.
     changed: bool,
     purse: Purse,
@@ -224,6 +226,7 @@ impl Agent {
             pending: VecDeque::new(),
             running: false,
             calls: 0,
+            finished: Vec::new(),
             changed: false,
             purse: Purse::default(),
             repeats: Repeats::default(),
@@ -263,6 +266,12 @@ impl Agent {
     /// action.
     pub fn interrupted_call(&self) -> Option<&ToolCall> {
         self.pending.front().filter(|_| self.running && self.ended.is_none()).map(|pending| &pending.call)
+    }
+
+    /// The calls that the workspace ran without error, oldest first: for
+    /// [`crate::workspace::Workspace::recall`] after a resume.
+    pub fn finished_calls(&self) -> &[ToolCall] {
+        &self.finished
     }
 
     /// The branch that stands, if any.

@@ -94,6 +94,7 @@ fn a_job_that_goes_well() {
     ];
     assert_eq!(kinds, expected);
     assert_eq!(run.agent.started(), Some(("0".repeat(40).as_str(), "trunk")));
+    assert_eq!(run.agent.finished_calls(), [read("a.rs"), write("a.rs")]);
 }
 
 #[test]
@@ -169,6 +170,7 @@ fn a_call_that_cannot_be_run_is_answered() {
         read("a"),
     ])]);
     assert_eq!(script.calls.len(), 1);
+    assert_eq!(run.agent.finished_calls(), [read("a")]);
     let told: Vec<&str> = run.requests[1]
         .messages
         .iter()
@@ -286,7 +288,10 @@ fn a_refused_change_goes_back_to_the_model_a_few_times() {
 fn checks_run_before_the_first_change_and_before_the_pull_request() {
     let settings = AgentSettings { checks: vec!["make test".into()], ..settings() };
     // Passes before; fails after the first change, passes after the second.
-    let output = |call: &ToolCall| ("exit".into(), call.id.starts_with("check-after-"));
+    let output = |call: &ToolCall| {
+        let code = u8::from(call.id.starts_with("check-after-"));
+        (format!("exit code {code}\nlog"), false)
+    };
     let answers = vec![calls(vec![read("a")]), calls(vec![write("a"), write("b")])];
     let mut script = Script { output, ..Script::new(answers) };
     let (end, run) = Run::new(settings, job()).finish(&mut script);
