@@ -24,7 +24,12 @@ pub(crate) struct Assembled {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Flaw {
     /// The server says itself what went wrong.
-    Error(Value),
+    Error {
+        /// In its words.
+        error: Value,
+        /// A part of the answer came before, and may be charged.
+        begun: bool,
+    },
     /// It is not whole, or not what was asked for.
     Unreadable(&'static str),
 }
@@ -58,7 +63,7 @@ impl Assembler {
     /// Takes a whole answer or a chunk of a stream.
     pub fn add(&mut self, answer: ChatAnswer) -> Result<(), Flaw> {
         if let Some(error) = answer.error.filter(|error| !error.is_null()) {
-            return Err(Flaw::Error(error));
+            return Err(self.error(error));
         }
         if let Some(usage) = answer.usage {
             self.usage = Some(usage.into());
@@ -67,15 +72,24 @@ impl Assembler {
             self.model = Some(model);
         }
         for choice in answer.choices.into_iter().filter(|choice| choice.index == 0) {
-            self.any_choice = true;
-            for piece in [choice.delta, choice.message].into_iter().flatten() {
+            self.any_choice |=
+                choice.delta.is_some() || choice.message.is_some() || choice.finish_reason.is_some();
+            if let Some(piece) = choice.delta {
                 self.add_piece(piece);
+            }
+            if let Some(message) = choice.message {
+                self.add_whole(message);
             }
             if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
                 self.finish = Some(reason);
             }
         }
         Ok(())
+    }
+
+    /// The server gave up, at this point of the answer.
+    pub fn error(&self, error: Value) -> Flaw {
+        Flaw::Error { error, begun: self.any_choice }
     }
 
     /// The stream's end mark came.
@@ -127,6 +141,30 @@ impl Assembler {
             usage: self.usage,
             model: self.model,
         })
+    }
+
+    /// A whole message says it all: it stands for what its pieces said, where some servers send both.
+    fn add_whole(&mut self, mut message: AnswerMessage) {
+        let mut whole = Assembler::default();
+        for (place, call) in (0..).zip(message.tool_calls.take().into_iter().flatten()) {
+            let mut slot = Slot { place, id: call.id.unwrap_or_default(), ..Slot::default() };
+            slot.add(call.function.unwrap_or_default());
+            whole.calls.push(slot);
+        }
+        whole.add_piece(message);
+        for (mine, its) in [
+            (&mut self.content, whole.content),
+            (&mut self.reasoning, whole.reasoning),
+            (&mut self.refusal, whole.refusal),
+        ] {
+            if !its.is_empty() {
+                *mine = its;
+            }
+        }
+        if !whole.calls.is_empty() {
+            self.calls = whole.calls;
+        }
+        self.legacy = whole.legacy.or(self.legacy.take());
     }
 
     fn add_piece(&mut self, piece: AnswerMessage) {
@@ -202,3 +240,6 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -254,9 +254,10 @@ impl LlmClient {
         match broken {
             Broken::Transport(error) => self.transport_failure(&error, Some(headers)),
             Broken::Flaw(Flaw::Unreadable(what)) => openai::unreadable(CHAT, what, headers),
-            Broken::Flaw(Flaw::Error(error)) => {
+            Broken::Flaw(Flaw::Error { error, begun }) => {
                 let masked = serde_json::from_str(&self.mask(error.to_string().as_bytes())).unwrap_or(error);
-                openai::error_within(CHAT, &masked, headers, self.clock.now(), &self.waits())
+                let failure = openai::error_within(CHAT, &masked, headers, self.clock.now(), &self.waits());
+                Failure { maybe_charged: begun || failure.maybe_charged, ..failure }
             }
         }
     }
@@ -272,3 +273,6 @@ impl LlmClient {
         if key.len() >= MIN_MASKED_KEY { words.replace(key, "***") } else { words.into_owned() }
     }
 }
+
+#[cfg(test)]
+mod tests;

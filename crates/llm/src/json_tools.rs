@@ -176,3 +176,6 @@ fn step(object: &Map<String, Value>) -> Option<(Option<String>, ToolCall)> {
     let arguments = json!({ SUMMARY: summary }).to_string();
     Some((reasoning, ToolCall { id: String::new(), name: FINISH.to_owned(), arguments }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,3 +80,6 @@ fn native_tool(spec: &ToolSpec) -> Tool {
 pub(crate) fn text(text: &str) -> Content {
     Content::Text(text.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -207,3 +207,6 @@ impl Endpoint {
         Ok(Endpoint { chat, authorization, key })
     }
 }
+
+#[cfg(test)]
+mod tests;

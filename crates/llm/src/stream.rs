@@ -39,9 +39,8 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// Reads a whole answer.
 pub(crate) async fn read_whole(body: Body, cap: usize) -> Result<Assembled, Broken> {
     let bytes = read_capped(body, cap).await?;
-    let answer = parse(&bytes)?;
     let mut assembler = Assembler::default();
-    assembler.add(answer)?;
+    take(&mut assembler, &bytes)?;
     assembler.mark_done();
     Ok(assembler.finish()?)
 }
@@ -67,21 +66,23 @@ pub(crate) async fn read_stream(body: Body, cap: usize) -> Result<Assembled, Bro
             break;
         }
         if event.event.as_deref() == Some("error") {
-            return Err(Flaw::Error(error_of(data)).into());
+            return Err(assembler.error(error_of(data)).into());
         }
-        assembler.add(parse(data.as_bytes())?)?;
+        take(&mut assembler, data.as_bytes())?;
     }
     Ok(assembler.finish()?)
 }
 
-fn parse(bytes: &[u8]) -> Result<ChatAnswer, Flaw> {
+fn take(assembler: &mut Assembler, bytes: &[u8]) -> Result<(), Flaw> {
     let value: Value =
         serde_json::from_slice(bytes).map_err(|_| Flaw::Unreadable("the answer is not whole JSON"))?;
     // vLLM and others put the error where the answer would be.
     if value.get("object").and_then(Value::as_str) == Some("error") {
-        return Err(Flaw::Error(value));
+        return Err(assembler.error(value));
     }
-    serde_json::from_value(value).map_err(|_| Flaw::Unreadable("the answer is JSON, but no chat completion"))
+    let answer: ChatAnswer = serde_json::from_value(value)
+        .map_err(|_| Flaw::Unreadable("the answer is JSON, but no chat completion"))?;
+    assembler.add(answer)
 }
 
 /// The error in an event that is called so.
@@ -101,3 +102,6 @@ fn broken(error: sse_stream::Error) -> Broken {
         _ => Broken::Flaw(Flaw::Unreadable("the answer is no stream of events")),
     }
 }
+
+#[cfg(test)]
+mod tests;

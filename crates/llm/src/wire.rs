@@ -341,3 +341,6 @@ fn text_or_json<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Str
         other => Some(other.to_string()),
     })
 }
+
+#[cfg(test)]
+mod tests;
