@@ -137,7 +137,9 @@ impl LlmClient {
                 Err(broken) => Err(self.broken(broken, &head.headers)),
             }
         } else {
-            let body = timeout_at(deadline, read_prefix(body, MAX_REFUSAL)).await.unwrap_or_default();
+            // Status and headers tell the verdict where the words don't come.
+            let soon = deadline.min(Instant::now() + self.settings.timeout);
+            let body = timeout_at(soon, read_prefix(body, MAX_REFUSAL)).await.unwrap_or_default();
             let body = self.mask(&body);
             let answer =
                 Answer { status: head.status.as_u16(), headers: &head.headers, body: body.as_bytes() };

@@ -136,7 +136,8 @@ pub(crate) fn read(mut answer: Assembled) -> Assembled {
 }
 
 fn find(text: &str) -> Option<(Option<String>, ToolCall)> {
-    let mut rest = text;
+    // Models that think aloud weigh other steps before they choose.
+    let mut rest = text.rsplit_once("</think>").map_or(text, |(_, chosen)| chosen);
     for _ in 0..MAX_CANDIDATES {
         let begin = rest.find('{')?;
         rest = &rest[begin..];

@@ -57,11 +57,32 @@ fn assistant_content(content: Option<&str>, tool_calls: &[ToolCall]) -> Option<C
     }
 }
 
+/// A call as the model made it, unless servers would refuse the whole conversation for it: many
+/// check names and read arguments of calls long past. What was wrong, its result tells the model.
 fn native_call(call: &ToolCall) -> RequestToolCall {
     RequestToolCall {
         id: call.id.clone(),
         kind: ToolKind::Function,
-        function: RequestFunction { name: call.name.clone(), arguments: call.arguments.clone() },
+        function: RequestFunction { name: fit_name(&call.name), arguments: fit_arguments(&call.arguments) },
+    }
+}
+
+/// Most characters of a function's name, by OpenAI's reference.
+const MAX_NAME: usize = 64;
+
+fn fit_name(name: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let fit: String = name.chars().take(MAX_NAME).map(|c| if fits(c) { c } else { '_' }).collect();
+    if fit.is_empty() { "unnamed".to_owned() } else { fit }
+}
+
+fn fit_arguments(arguments: &str) -> String {
+    if arguments.trim().is_empty() {
+        return "{}".to_owned();
+    }
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(arguments) {
+        Ok(_) => arguments.to_owned(),
+        Err(_) => serde_json::json!({ "unreadable": arguments }).to_string(),
     }
 }
 

@@ -131,6 +131,25 @@ async fn refusals_become_verdicts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_whose_words_never_come_is_judged_without_them() {
+    let body = stream::pending().boxed();
+    let answer = http::Response::builder().status(429).header("retry-after", "7").body(body).unwrap();
+    let began = Instant::now();
+    let failed = failure(whole(), Reply::Answer(answer)).await;
+    assert!(failed.is_rate_limit(), "{failed:?}");
+    assert_eq!(began.elapsed(), Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_can_be_moved_between_threads() {
+    fn movable<T: Send>(future: T) -> T {
+        future
+    }
+    let client = FakeServer::new([hello()]).client(settings());
+    assert!(movable(client.chat(&request())).await.result.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_error_within_a_200_is_judged_by_its_code() {
     let whole_error = r#"{"error":{"code":429,"message":"slow down"}}"#;
     let failed = failure(whole(), json(200, &[], whole_error)).await;
@@ -154,6 +173,10 @@ async fn what_is_no_whole_answer_is_asked_for_again_and_may_be_charged() {
         sse(&["[DONE]"]),
         events(vec![Ok(Bytes::from(format!("data: {HELLO}\n\n"))), cut_off()]),
         events(vec![Ok(Bytes::from("x".repeat(200_000)))]),
+        events(vec![
+            Ok(Bytes::from(format!("data: {HELLO}\n\n"))),
+            Err(TransportError::Timeout { what: "further data", after: Duration::from_secs(30) }),
+        ]),
     ];
     for (number, reply) in replies.into_iter().enumerate() {
         let failed = failure(settings(), reply).await;

@@ -31,6 +31,7 @@ fn the_object_is_found_whatever_is_around_it() {
         format!("In {{braces}} and {{\"other\": [1, {{}}]}} there is: {object}"),
         format!("{object}{object}"),
         format!("<think>{{ \"unfinished </think>{object}"),
+        format!("<think>or {{\"action\":{{\"tool\":\"finish\"}}}}?</think>\n{object}"),
     ];
     for text in surroundings {
         let read = read(answer(&text));

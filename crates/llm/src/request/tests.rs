@@ -80,6 +80,24 @@ fn each_dialect_sends_its_fields_and_no_others() {
 }
 
 #[test]
+fn a_call_that_servers_would_refuse_is_sent_in_a_form_that_they_take() {
+    let long = "x".repeat(70);
+    let rows = [
+        ("read_file", "{ \"path\":1}", "read_file", "{ \"path\":1}"),
+        ("functions.read file", "{}", "functions_read_file", "{}"),
+        ("", "", "unnamed", "{}"),
+        ("finish", "{\"summary\": \"cut o", "finish", r#"{"unreadable":"{\"summary\": \"cut o"}"#),
+        ("finish", "[1]", "finish", r#"{"unreadable":"[1]"}"#),
+        (&long, " ", &long[..64], "{}"),
+    ];
+    for (name, arguments, want_name, want_arguments) in rows {
+        let call = ToolCall { id: "a".into(), name: name.into(), arguments: arguments.into() };
+        let function = native_call(&call).function;
+        assert_eq!((function.name.as_str(), function.arguments.as_str()), (want_name, want_arguments));
+    }
+}
+
+#[test]
 fn no_tools_means_no_field_for_them() {
     let request = ModelRequest { tools: Vec::new().into(), ..request() };
     assert_eq!(sent(&request, &settings()).get("tools"), None);
