@@ -21,7 +21,8 @@ pub struct AgentSettings {
     /// The share of a token or cost limit, 0 to 1, at which the model is told to wrap up.
     /// Default 0.9.
     pub wrap_up_share: f64,
-    /// Most answers in a row that hold no tool call, after the model was told once. Default 3.
+    /// Most answers in a row that hold no tool call, after the model was told once; those that were
+    /// cut off count once there were as many of them. Default 3.
     pub max_format_errors: u32,
     /// Most empty answers in a row. Default 3.
     pub max_empty_turns: u32,

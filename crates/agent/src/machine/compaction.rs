@@ -9,11 +9,13 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::conversation::{Conversation, Entry, Output};
+use crate::prompts::sanitise::cap;
 use crate::settings::AgentSettings;
 
 /// Outputs shorter than this, in bytes, stay: the line in their place would be no shorter.
 const SHORT_OUTPUT: usize = 240;
-/// Strings in a call's arguments longer than this, in bytes, are left out of old calls.
+/// Strings in a call's arguments longer than this, in bytes, are left out of old calls; of words
+/// that are twice as long, this much is kept.
 const LONG_ARGUMENT: usize = 400;
 /// Newest outputs that are kept once the provider has said that the conversation is too long.
 const KEPT_WHEN_TOO_LONG: usize = 2;
@@ -86,7 +88,10 @@ impl Window {
                 Depth::Usual | Depth::Harder => Some(Depth::Hardest),
                 Depth::Hardest => None,
             };
-            let keep = if depth == Depth::Hardest { 0 } else { KEPT_WHEN_TOO_LONG };
+            let (target, keep) = match depth {
+                Depth::Usual | Depth::Harder => (target, KEPT_WHEN_TOO_LONG),
+                Depth::Hardest => (0, 0),
+            };
             if compact(conversation, target, depth, keep) > 0 {
                 return true;
             }
@@ -102,7 +107,7 @@ fn share(tokens: u64, share: f64) -> u64 {
 
 /// Leaves out what is oldest until at most `target` tokens are left: first outputs, but not the
 /// `keep` newest nor the newest reading of a file that was changed; then those readings; then long
-/// arguments of old calls. How many tokens that saved.
+/// arguments of old calls, and at the hardest long words. How many tokens that saved.
 fn compact(conversation: &mut Conversation, target: u64, depth: Depth, keep: usize) -> u64 {
     let before = conversation.tokens();
     let outputs = places(conversation, |entry| matches!(entry, Entry::Tool(_)));
@@ -124,7 +129,7 @@ fn compact(conversation: &mut Conversation, target: u64, depth: Depth, keep: usi
         if conversation.tokens() <= target || is_kept {
             break;
         }
-        shorten_calls(conversation, at);
+        shorten(conversation, at, depth);
     }
     before.saturating_sub(conversation.tokens())
 }
@@ -172,12 +177,12 @@ fn leave_out_output(conversation: &mut Conversation, at: usize) {
     conversation.replace(at, Entry::Tool(shorter));
 }
 
-/// Long texts left out of the calls of a message: a file's content was written long ago. The
+/// Long texts left out of what the model said: a file's content in a call was written long ago. The
 /// arguments stay an object of the same names.
-fn shorten_calls(conversation: &mut Conversation, at: usize) {
+fn shorten(conversation: &mut Conversation, at: usize, depth: Depth) {
     let Some(Entry::Assistant { content, calls }) = conversation.entries.get(at) else { return };
-    let mut shorter = calls.clone();
-    for call in &mut shorter {
+    let mut calls = calls.clone();
+    for call in &mut calls {
         let Ok(mut arguments) = serde_json::from_str::<Map<String, Value>>(&call.arguments) else { continue };
         for value in arguments.values_mut() {
             let size = value.as_str().map_or_else(|| value.to_string().len(), str::len);
@@ -190,8 +195,11 @@ fn shorten_calls(conversation: &mut Conversation, at: usize) {
             call.arguments = text;
         }
     }
-    let entry = Entry::Assistant { content: content.clone(), calls: shorter };
-    conversation.replace(at, entry);
+    let content = content.as_ref().map(|words| match depth {
+        Depth::Hardest if words.len() > 2 * LONG_ARGUMENT => cap(words, LONG_ARGUMENT),
+        Depth::Usual | Depth::Harder | Depth::Hardest => words.clone(),
+    });
+    conversation.replace(at, Entry::Assistant { content, calls });
 }
 
 #[cfg(test)]
@@ -274,12 +282,16 @@ mod tests {
         let mut conversation = readings(10);
         let content = "x".repeat(4_000);
         say(&mut conversation, "write_file", &format!(r#"{{"path":"w","content":"{content}"}}"#), "written");
+        conversation.model_said(Some(&"word ".repeat(400)), &[]);
         let first = conversation.tokens();
         assert!(window.too_long(&settings, &mut conversation));
         let second = conversation.tokens();
         assert!(second <= first / 2, "{first} {second}");
         assert!(window.too_long(&settings, &mut conversation));
         assert!(conversation.tokens() < second);
+        let text = format!("{:?}", conversation.messages());
+        assert!(!text.contains("0123456") && !text.contains("xxxx") && text.len() < 8_000, "{text}");
+        assert!(text.contains("[1600 of 2000 bytes left out]") && text.contains("rules"), "{text}");
         assert!(!window.too_long(&settings, &mut conversation), "nothing is left to leave out");
         window.held();
         assert!(!window.too_long(&settings, &mut conversation));

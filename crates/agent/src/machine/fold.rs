@@ -145,36 +145,38 @@ impl Agent {
     /// An answer without a tool call is never a success.
     fn no_call(&mut self, answer: &ModelAnswer) {
         let said = answer.content.as_deref().map(str::trim).unwrap_or("");
+        let patience = self.settings.max_format_errors;
+        let trouble = &mut self.trouble;
         let reply = match &answer.finish {
-            FinishReason::Length if !said.is_empty() => {
-                self.trouble.empty = 0;
-                words::go_on()
-            }
-            FinishReason::Length => {
-                self.trouble.empty += 1;
-                words::go_on()
-            }
             FinishReason::ContentFilter => {
-                self.trouble.empty += 1;
+                trouble.empty += 1;
                 words::filtered()
             }
+            FinishReason::Length if said.is_empty() => {
+                trouble.empty += 1;
+                words::go_on()
+            }
             FinishReason::Stop | FinishReason::ToolCalls | FinishReason::Other(_) if said.is_empty() => {
-                self.trouble.empty += 1;
+                trouble.empty += 1;
                 words::empty()
             }
-            FinishReason::Stop | FinishReason::ToolCalls | FinishReason::Other(_) => {
-                self.trouble.empty = 0;
-                self.trouble.wordy += 1;
-                self.trouble.last_words = cap(said, MAX_LAST_WORDS);
-                words::no_tool_call(self.settings.max_format_errors.saturating_sub(self.trouble.wordy))
+            FinishReason::Length if trouble.cut < patience => {
+                trouble.empty = 0;
+                trouble.cut += 1;
+                words::go_on()
+            }
+            FinishReason::Length | FinishReason::Stop | FinishReason::ToolCalls | FinishReason::Other(_) => {
+                trouble.empty = 0;
+                trouble.wordy += 1;
+                trouble.last_words = cap(said, MAX_LAST_WORDS);
+                words::no_tool_call(patience.saturating_sub(trouble.wordy))
             }
         };
         self.conversation.runner_said(&reply);
     }
 
     fn take_calls(&mut self, answer: &ModelAnswer) {
-        self.trouble.wordy = 0;
-        self.trouble.empty = 0;
+        (self.trouble.wordy, self.trouble.cut, self.trouble.empty) = (0, 0, 0);
         let most = self.settings.max_calls_per_turn;
         let cut = (answer.finish == FinishReason::Length).then(words::cut_call).unwrap_or_default();
         let mut finished = false;

@@ -197,6 +197,8 @@ enum Todo {
 struct Trouble {
     /// Answers with words and without a tool call, since the last one with a call.
     wordy: u32,
+    /// Answers without a tool call that were cut off, since the last one with a call.
+    cut: u32,
     /// Empty answers in a row.
     empty: u32,
     /// Changes that must not be pushed, and the newest's reason.

@@ -152,8 +152,10 @@ fn empty_answers_are_counted_in_a_row() {
 #[test]
 fn an_answer_that_was_cut_off_goes_on() {
     let cut = answer(Some("I will now"), Vec::new(), FinishReason::Length);
-    let (end, run, _) = play(vec![cut.clone(), cut.clone(), cut.clone(), cut.clone(), cut]);
+    let (end, run, _) = play(vec![cut.clone(); 3]);
     assert_eq!(end.reason, EndReason::PullRequest, "no format error");
+    let (end, endless, _) = play(vec![cut; 20]);
+    assert_eq!((end.reason, endless.agent.spend().turns), (EndReason::FormatErrors, 7), "not for ever");
     assert!(last_told(&run, 1).contains("cut off"));
     let half = call("w", "write_file", r#"{"path":"a","content":"fn ma"#);
     let (_, run, script) = play(vec![answer(None, vec![read("a"), half], FinishReason::Length)]);
