@@ -42,7 +42,8 @@ pub(crate) struct BodyCut;
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
+    /// Boxed, since an answer is an error value too and those should be small.
+    pub(crate) headers: Box<HeaderMap>,
     pub(crate) pieces: Vec<Piece>,
     pub(crate) ending: Ending,
     /// Why it is a refusal, for the records.
@@ -53,7 +54,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn bytes(status: StatusCode, content_type: &'static str, data: impl Into<Bytes>) -> Self {
-        let mut headers = HeaderMap::new();
+        let mut headers = Box::new(HeaderMap::new());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         let data = data.into();
         let pieces = if data.is_empty() { Vec::new() } else { vec![Piece { pause: Duration::ZERO, data }] };

@@ -147,7 +147,7 @@ fn response(reply: Reply) -> Response<HttpBody> {
     };
     let mut response = Response::new(body);
     *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
+    *response.headers_mut() = *reply.headers;
     response
 }
 

@@ -68,6 +68,6 @@ fn response(reply: Reply, timeouts: Timeouts) -> Response<Body> {
     }));
     let mut response = Response::new(body);
     *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
+    *response.headers_mut() = *reply.headers;
     response
 }

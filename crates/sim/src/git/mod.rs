@@ -193,7 +193,8 @@ pub(crate) struct Commit {
 /// The fixture's commits in fast-import's format: documents, functions, tests, and one that only
 /// makes the history deeper.
 fn history(branch: &str) -> Vec<u8> {
-    let groups: [(&str, fn(&str) -> bool); 4] = [
+    type Belongs = fn(&str) -> bool;
+    let groups: [(&str, Belongs); 4] = [
         ("Say what this is and how to work on it", |path| path.ends_with(".md")),
         ("Add the functions", |path| path.starts_with("lib/")),
         ("Add a runner for tests", |path| path == "test.sh"),

@@ -112,8 +112,8 @@ fn fix(seen: &Conversation, habits: Habits, bug: &Bug) -> Said {
     let path = format!("lib/{}.sh", bug.function);
     let test = format!("sh test.sh {}", bug.function);
     let shows = |output: &str| [bug.line, bug.wrong, bug.fixed].iter().any(|line| has_line(output, line));
-    let reads = seen.on_file(&["read_file"], &path);
-    let last_read = reads.filter(|(_, call)| shows(&call.result)).next_back();
+    let mut reads = seen.on_file(&["read_file"], &path);
+    let last_read = reads.rfind(|(_, call)| shows(&call.result));
     let edits = seen.on_file(&["edit_file", "write_file"], &path).count();
     let last_edit = seen.on_file(&["edit_file", "write_file"], &path).next_back().map(|(place, _)| place);
 
@@ -214,8 +214,7 @@ fn said_in_comment(seen: &Conversation, text: &str) -> bool {
 /// Adds a line to the README.
 fn document(seen: &Conversation, after: &str, add: &str) -> Said {
     let path = "README.md";
-    let last_read =
-        seen.on_file(&["read_file"], path).filter(|(_, call)| has_line(&call.result, after)).next_back();
+    let last_read = seen.on_file(&["read_file"], path).rfind(|(_, call)| has_line(&call.result, after));
     let edits = seen.on_file(&["edit_file"], path).count();
     let last_edit = seen.on_file(&["edit_file"], path).next_back().map(|(place, _)| place);
     let Some((read_at, source)) = last_read else {
