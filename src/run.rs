@@ -1,5 +1,19 @@
-//! `steadfast run`: the worker. Wires configuration, store and clients to the actors.
+//! `steadfast run`: the worker. Wires configuration, store and clients to the actors, and answers
+//! to signals.
 
+use std::sync::Arc;
+
+use anyhow::Context;
+use steadfast_actors::{Deps, Running};
+use steadfast_agent::jail::Jail;
+use steadfast_agent::prompts::Prompts;
+use steadfast_agent::workspace::Workspaces;
+use steadfast_github::{Credentials, GithubClient};
+use steadfast_http::{ReqwestTransport, Transport};
+use steadfast_llm::{Endpoint, LlmClient};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::clock::SystemClock;
 use crate::config::Loaded;
 use crate::exit::Exit;
 use crate::logs::Redactor;
@@ -8,6 +22,114 @@ use crate::logs::Redactor;
 /// actor system of its own and opens the store in it. Tokens that come up while running are told to
 /// `redactor`.
 pub fn run(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Exit> {
-    let _ = (loaded, redactor);
-    anyhow::bail!("the worker is not wired yet")
+    crate::cli::install_tls();
+    let system = actix::System::new();
+    system.block_on(work(loaded, redactor))
+}
+
+async fn work(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Exit> {
+    // Before anything that takes time, so that no signal is met by its default.
+    let mut signals = Signals::listen()?;
+    let running = steadfast_actors::start(deps(loaded, redactor).await?);
+    let mut escalation = running.escalation.clone();
+    let exit = tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, "draining: no more claims, steps in flight end; a second signal ends at once");
+            Exit::Done
+        }
+        // The other end lives as long as the Supervisor, which ends the process if it dies.
+        _ = escalation.wait_for(Option::is_some) => Exit::Escalated,
+    };
+    tokio::select! {
+        () = running.drain() => tracing::info!("drained"),
+        name = signals.next() => {
+            tracing::warn!(signal = name, "ending at once: jobs in flight go on elsewhere when their leases end");
+            // A command or a git that still runs would hold up an orderly end of the runtime.
+            #[expect(clippy::disallowed_methods, reason = "the one place: the second signal")]
+            std::process::exit(i32::from(Exit::Failed.code()));
+        }
+    }
+    report(&running);
+    Ok(exit)
+}
+
+/// The last word of the mailboxes' meters.
+fn report(running: &Running) {
+    for meter in &running.meters {
+        let reading = meter.read();
+        tracing::debug!(actor = reading.name, handled = reading.handled, restarts = reading.restarts, "mailbox at the end");
+    }
+}
+
+/// Builds what the actors work with; each failure names the key to look at.
+async fn deps(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Deps> {
+    let Loaded { config, secrets, .. } = loaded;
+    let clock: Arc<SystemClock> = Arc::new(SystemClock);
+    let runner = format!("{}-{}", hostname(), std::process::id());
+    let store = steadfast_store::open(&config.queue, &runner).await?;
+    let transport: Arc<dyn Transport> = Arc::new(ReqwestTransport::new(&config.http)?);
+    let key = secrets.llm_api_key.unwrap_or_default();
+    let endpoint = Endpoint::new(&config.llm.base_url, key).context("llm.base_url or llm.api_key")?;
+    let llm = LlmClient::new(endpoint, config.llm, Arc::clone(&transport), clock.clone());
+    let credentials =
+        Credentials { private_key: secrets.github_private_key, personal_token: secrets.github_token };
+    let git_url = config.github.web_url.clone();
+    let github = GithubClient::new(config.github, credentials, transport, clock.clone())
+        .context("the [github] section")?;
+    let jail = Jail::probe(config.agent.jail.clone(), config.agent.command.clone()).await;
+    if jail.suffices() {
+        tracing::info!(level = %jail.level(), how = jail.why(), "jail for the model's commands");
+    } else {
+        tracing::warn!(level = %jail.level(), why = jail.why(), "commands of the model are refused: the jail is too weak");
+    }
+    let prompts = Prompts::load(&config.agent)?;
+    let workspaces =
+        Workspaces::new(config.agent.workspaces.clone(), config.agent.git.clone(), Arc::new(jail));
+    workspaces.sweep().await;
+    tracing::info!(
+        runner,
+        queue = store.name(),
+        model = llm.settings().model,
+        concurrency = config.actors.job.concurrency,
+        version = env!("CARGO_PKG_VERSION"),
+        "steadfast runs"
+    );
+    Ok(Deps {
+        settings: config.actors,
+        agent: config.agent,
+        prompts,
+        store,
+        llm,
+        github,
+        git_url,
+        workspaces,
+        clock,
+        secrets: Arc::new(move |token| redactor.add(token)),
+    })
+}
+
+/// The machine's name, to tell runners apart in the queue.
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// The next signal's name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

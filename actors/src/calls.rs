@@ -1,0 +1,195 @@
+//! What every call to a provider has in common: who asks, how long it may sit, how it ends.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast_core::budget::Tick;
+use steadfast_core::failure::{Failure, FatalReason, GateReason, Provider, Verdict};
+use steadfast_core::headers::Observed;
+use steadfast_core::retry::{Attempt, GaveUp, RetryPolicy, retry};
+use steadfast_core::time::{Clock, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use crate::accountant::{Acquire, BudgetKey, Permit, RateAccountant};
+use crate::address::Address;
+use crate::env::Env;
+
+/// Place of a call among those that wait: the job that was admitted first goes first.
+pub type Order = Timestamp;
+
+/// How a run is told to stop, as its calls hear it.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    /// Cancelled when nothing new is to be begun and no wait sat out (a drain); a request that is
+    /// out is waited for.
+    pub soft: CancellationToken,
+    /// Cancelled when even a request that is out is to be dropped.
+    pub hard: CancellationToken,
+}
+
+/// Why a call gave no result, as its run hears it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CallError {
+    /// The wait is longer than a run sits: park until then. Never an attempt.
+    #[error("{why}")]
+    Park {
+        /// The earliest time to come back.
+        until: Timestamp,
+        /// For people: who, why.
+        why: String,
+    },
+    /// Every try of the layer failed; another run may have more luck. An attempt.
+    #[error("gave up after {attempts} attempts: {failure}")]
+    Exhausted {
+        /// Tries made.
+        attempts: u32,
+        /// The last failure.
+        failure: Failure,
+    },
+    /// Repeating cannot help, or the request must shrink.
+    #[error("{0}")]
+    Fatal(Failure),
+    /// The run was told to stop.
+    #[error("stopped")]
+    Stopped,
+    /// An actor on the way died.
+    #[error("{0}")]
+    ActorDied(#[from] crate::address::SendError),
+}
+
+impl CallError {
+    /// From the end of a retry loop. Being rejected for the rate for as long as the layer lasts is
+    /// a wait, not an attempt: the job parks for the layer's longest delay.
+    pub(crate) fn from_gave_up(gave_up: GaveUp, policy: &RetryPolicy, now: Timestamp, stopped: bool) -> Self {
+        if stopped {
+            return CallError::Stopped;
+        }
+        match gave_up {
+            GaveUp::Park { until, reason, failure } => CallError::Park {
+                until,
+                why: format!("{} {}: {reason}", failure.provider, failure.operation),
+            },
+            GaveUp::Exhausted { failure, .. } if failure.is_rate_limit() => CallError::Park {
+                until: now + policy.max,
+                why: format!("{} {}: {}", failure.provider, failure.operation, GateReason::RateLimit),
+            },
+            GaveUp::Exhausted { attempts, failure } => CallError::Exhausted { attempts, failure },
+            GaveUp::Fatal(failure) => CallError::Fatal(failure),
+        }
+    }
+}
+
+/// What the calls of one provider share: permits, time, and the bound on sitting out a wait.
+pub(crate) struct Caller {
+    pub(crate) accountant: Address<RateAccountant>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Longest wait for a permit.
+    pub(crate) park_after: Duration,
+}
+
+impl Caller {
+    /// Runs `call` under `policy`. An `Err` of `call` ends the loop as it is; a [`Failure`] within
+    /// an `Ok` is what the loop retries on.
+    pub(crate) async fn retrying<T, C, F>(
+        &self,
+        policy: &RetryPolicy,
+        patience: &Patience,
+        mut call: C,
+    ) -> Result<T, CallError>
+    where
+        C: FnMut(Attempt) -> F,
+        F: Future<Output = Result<Result<T, Failure>, CallError>>,
+    {
+        let env = Env { clock: Arc::clone(&self.clock), stop: patience.soft.clone() };
+        let ended: RefCell<Option<CallError>> = RefCell::new(None);
+        let result = retry(policy, &env, |attempt| {
+            let call = call(attempt);
+            let ended = &ended;
+            async move {
+                match call.await {
+                    Ok(tried) => tried,
+                    Err(end) => {
+                        let failure = placeholder(&end);
+                        ended.replace(Some(end));
+                        Err(failure)
+                    }
+                }
+            }
+        })
+        .await;
+        match (result, ended.take()) {
+            (Ok(done), _) => Ok(done),
+            (Err(_), Some(end)) => Err(end),
+            (Err(gave_up), None) => {
+                let stopped = patience.soft.is_cancelled();
+                Err(CallError::from_gave_up(gave_up, policy, self.clock.now(), stopped))
+            }
+        }
+    }
+
+    /// Waits for a permit, at most `park_after`.
+    pub(crate) async fn permit(
+        &self,
+        key: &BudgetKey,
+        tokens: u64,
+        order: Order,
+        patience: &Patience,
+    ) -> Result<Permit, CallError> {
+        let acquire = Acquire { key: key.clone(), tokens, order, patience: self.park_after };
+        let answer = tokio::select! {
+            biased;
+            () = patience.soft.cancelled() => return Err(CallError::Stopped),
+            answer = self.accountant.send(acquire) => answer?,
+        };
+        answer.map_err(|shut| {
+            let reason = shut.reason.unwrap_or(GateReason::RateLimit);
+            CallError::Park {
+                until: self.clock.now() + shut.wait,
+                why: format!("{}: {reason}", key.provider()),
+            }
+        })
+    }
+
+    /// Sends one request with its permit and reports what came of it. `tokens` reads from the
+    /// result what the server counted.
+    pub(crate) async fn exchange<T>(
+        &self,
+        permit: Permit,
+        patience: &Patience,
+        request: impl Future<Output = (Result<T, Failure>, Observed)>,
+        tokens: impl Fn(&T) -> Option<u64>,
+    ) -> Result<Result<T, Failure>, CallError> {
+        let (result, observed) = tokio::select! {
+            biased;
+            () = patience.hard.cancelled() => {
+                permit.report(Observed::default(), None, None).await;
+                return Err(CallError::Stopped);
+            }
+            answer = request => answer,
+        };
+        let counted = result.as_ref().ok().and_then(tokens);
+        permit.report(observed, counted, result.as_ref().err().cloned()).await;
+        Ok(result)
+    }
+}
+
+/// Ends the retry loop where the real reason is a [`CallError`] that is kept beside it.
+fn placeholder(end: &CallError) -> Failure {
+    Failure {
+        verdict: Verdict::Fatal { why: FatalReason::Unusable },
+        provider: Provider::Llm,
+        operation: "call",
+        status: None,
+        message: end.to_string(),
+        request_id: None,
+        maybe_charged: false,
+        unhealthy: false,
+    }
+}
+
+/// Monotonic time since `start`, as the budgets count it.
+pub(crate) fn tick(start: tokio::time::Instant) -> Tick {
+    start.elapsed()
+}

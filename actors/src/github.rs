@@ -1,0 +1,312 @@
+//! Github: tokens, reads and effects, each request with a permit, under layers 1b and 2.
+
+use std::sync::Arc;
+
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use secrecy::SecretString;
+use steadfast_core::failure::Failure;
+use steadfast_core::headers::Observed;
+use steadfast_core::retry::{Attempt, RetryPolicy};
+use steadfast_github::{
+    AccessToken, Comment, Exchange, GithubClient, Identity, NewPull, Pull, Repo, Repository,
+};
+
+use crate::accountant::BudgetKey;
+use crate::address::Metered;
+use crate::calls::{CallError, Caller, Order, Patience};
+use crate::supervisor::Lifeline;
+
+/// Hears of every token that is made, so that it can be masked wherever text leaves the process.
+pub type SecretSink = Arc<dyn Fn(&SecretString) + Send + Sync>;
+
+/// For which repository, by which credential, for whom.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The repository.
+    pub repo: Repo,
+    /// The App's installation; 0 is the personal token.
+    pub installation: u64,
+    /// The job's place among those that wait.
+    pub order: Order,
+    /// How the run is told to stop.
+    pub patience: Patience,
+}
+
+/// Asks for the repository.
+pub struct Describe {
+    /// Where.
+    pub target: Target,
+}
+
+/// Asks for a token for git.
+pub struct GetToken {
+    /// Where.
+    pub target: Target,
+    /// The one before was refused.
+    pub refresh: bool,
+}
+
+/// Asks who the commits are by.
+pub struct WhoAmI {
+    /// Where.
+    pub target: Target,
+}
+
+/// Makes sure that one comment with the marker stands.
+pub struct EnsureComment {
+    /// Where.
+    pub target: Target,
+    /// On which issue.
+    pub issue: u64,
+    /// What identifies it.
+    pub marker: String,
+    /// The text, marker included.
+    pub body: String,
+    /// It may stand already: look before the first try too.
+    pub look_first: bool,
+}
+
+/// Makes a comment of ours say something else.
+pub struct EditComment {
+    /// Where.
+    pub target: Target,
+    /// Which.
+    pub id: u64,
+    /// The text, marker included.
+    pub body: String,
+}
+
+/// Makes sure that one pull request for the branch stands.
+pub struct EnsurePull {
+    /// Where.
+    pub target: Target,
+    /// The branch that was pushed.
+    pub branch: String,
+    /// The branch that it is to be merged into.
+    pub base: String,
+    /// One line.
+    pub title: String,
+    /// The text, marker included.
+    pub body: String,
+    /// It may stand already: look before the first try too.
+    pub look_first: bool,
+}
+
+impl Message for Describe {
+    type Result = Result<Repository, CallError>;
+}
+impl Message for GetToken {
+    type Result = Result<SecretString, CallError>;
+}
+impl Message for WhoAmI {
+    type Result = Result<Identity, CallError>;
+}
+impl Message for EnsureComment {
+    type Result = Result<Comment, CallError>;
+}
+impl Message for EditComment {
+    type Result = Result<(), CallError>;
+}
+impl Message for EnsurePull {
+    type Result = Result<Pull, CallError>;
+}
+
+/// See the module.
+pub struct Github {
+    calls: Arc<Calls>,
+    _lifeline: Lifeline,
+}
+
+/// What outlives the handling of one message.
+struct Calls {
+    client: Arc<GithubClient>,
+    caller: Caller,
+    token_policy: RetryPolicy,
+    policy: RetryPolicy,
+    secrets: SecretSink,
+}
+
+impl Github {
+    pub(crate) fn new(
+        client: Arc<GithubClient>,
+        caller: Caller,
+        settings: &crate::Settings,
+        secrets: SecretSink,
+        lifeline: Lifeline,
+    ) -> Self {
+        let calls = Calls {
+            client,
+            caller,
+            token_policy: settings.token_retry.clone(),
+            policy: settings.github_retry.clone(),
+            secrets,
+        };
+        Github { calls: Arc::new(calls), _lifeline: lifeline }
+    }
+}
+
+impl Calls {
+    /// A token that is good now (layer 1b). Served from the cache without a permit; the permit of
+    /// the rare request is taken all the same, since nobody can tell beforehand.
+    async fn token(&self, target: &Target, refresh: bool) -> Result<AccessToken, CallError> {
+        let attempt = async |attempt: Attempt| {
+            let force = refresh || attempt.refresh;
+            let asked = async {
+                let token = self.client.token(target.installation, &target.repo, force).await;
+                (token, Observed::default())
+            };
+            self.with_permit(target, asked).await
+        };
+        let token = self.caller.retrying(&self.token_policy, &target.patience, attempt).await?;
+        (self.secrets)(&token.secret);
+        Ok(token)
+    }
+
+    async fn with_permit<T>(
+        &self,
+        target: &Target,
+        request: impl Future<Output = (Result<T, Failure>, Observed)>,
+    ) -> Result<Result<T, Failure>, CallError> {
+        let key = BudgetKey::Github(target.installation);
+        let permit = self.caller.permit(&key, 0, target.order, &target.patience).await?;
+        self.caller.exchange(permit, &target.patience, request, |_| None).await
+    }
+
+    /// One request of a tool, with a fresh token.
+    async fn request<T, F>(
+        &self,
+        target: &Target,
+        token: &AccessToken,
+        call: impl FnOnce(AccessToken) -> F,
+    ) -> Result<Result<T, Failure>, CallError>
+    where
+        F: Future<Output = Exchange<T>>,
+    {
+        let exchange = call(token.clone());
+        self.with_permit(target, async {
+            let exchange = exchange.await;
+            (exchange.result, exchange.observed)
+        })
+        .await
+    }
+
+    async fn describe(&self, target: &Target) -> Result<Repository, CallError> {
+        let attempt = async |attempt: Attempt| {
+            let token = self.token(target, attempt.refresh).await?;
+            self.request(target, &token, async |token| self.client.repository(&token, &target.repo).await)
+                .await
+        };
+        self.caller.retrying(&self.policy, &target.patience, attempt).await
+    }
+
+    async fn identity(&self, target: &Target) -> Result<Identity, CallError> {
+        let attempt = async |attempt: Attempt| {
+            let token = self.token(target, attempt.refresh).await?;
+            self.request(target, &token, async |token| self.client.identity(&token).await).await
+        };
+        self.caller.retrying(&self.policy, &target.patience, attempt).await
+    }
+
+    /// Looks where it may stand already, then creates. A stranger's comment with our marker in it
+    /// is not ours: the author is compared too.
+    async fn ensure_comment(&self, ensure: &EnsureComment) -> Result<Comment, CallError> {
+        let EnsureComment { target, issue, marker, body, look_first } = ensure;
+        let attempt = async |attempt: Attempt| {
+            let token = self.token(target, attempt.refresh).await?;
+            if *look_first || attempt.verify {
+                let author = self.identity(target).await?.login;
+                let found = self
+                    .request(target, &token, async |token| {
+                        self.client.find_comment(&token, &target.repo, *issue, marker, Some(&author)).await
+                    })
+                    .await?;
+                match found {
+                    Ok(Some(comment)) => return Ok(Ok(comment)),
+                    Ok(None) => {}
+                    Err(failure) => return Ok(Err(failure)),
+                }
+            }
+            self.request(target, &token, async |token| {
+                self.client.create_comment(&token, &target.repo, *issue, body).await
+            })
+            .await
+        };
+        self.caller.retrying(&self.policy, &target.patience, attempt).await
+    }
+
+    /// An edit says the same however often it is made: an unknown outcome is just repeated.
+    async fn edit_comment(&self, edit: &EditComment) -> Result<(), CallError> {
+        let EditComment { target, id, body } = edit;
+        let attempt = async |attempt: Attempt| {
+            let token = self.token(target, attempt.refresh).await?;
+            self.request(target, &token, async |token| {
+                self.client.update_comment(&token, &target.repo, *id, body).await
+            })
+            .await
+        };
+        self.caller.retrying(&self.policy, &target.patience, attempt).await.map(|_| ())
+    }
+
+    async fn ensure_pull(&self, ensure: &EnsurePull) -> Result<Pull, CallError> {
+        let EnsurePull { target, branch, base, title, body, look_first } = ensure;
+        let new = NewPull {
+            title: title.clone(),
+            body: body.clone(),
+            head: branch.clone(),
+            base: base.clone(),
+            draft: false,
+        };
+        let attempt = async |attempt: Attempt| {
+            let token = self.token(target, attempt.refresh).await?;
+            if *look_first || attempt.verify {
+                let found = self
+                    .request(target, &token, async |token| {
+                        self.client.find_pull(&token, &target.repo, branch).await
+                    })
+                    .await?;
+                match found {
+                    Ok(Some(pull)) => return Ok(Ok(pull)),
+                    Ok(None) => {}
+                    Err(failure) => return Ok(Err(failure)),
+                }
+            }
+            self.request(target, &token, async |token| {
+                self.client.create_pull(&token, &target.repo, &new).await
+            })
+            .await
+        };
+        self.caller.retrying(&self.policy, &target.patience, attempt).await
+    }
+}
+
+impl Actor for Github {
+    type Context = Context<Self>;
+}
+
+/// Each message runs as a future beside the mailbox, timed until it has ended.
+macro_rules! handles {
+    ($($message:ident => |$calls:ident, $asked:ident| $work:expr;)*) => {$(
+        impl Handler<Metered<$message>> for Github {
+            type Result = ResponseFuture<<$message as Message>::Result>;
+
+            fn handle(&mut self, message: Metered<$message>, _: &mut Self::Context) -> Self::Result {
+                let ($asked, handling) = message.open();
+                let $calls = Arc::clone(&self.calls);
+                Box::pin(async move {
+                    let answer = $work;
+                    drop(handling);
+                    answer
+                })
+            }
+        }
+    )*};
+}
+
+handles! {
+    Describe => |calls, asked| calls.describe(&asked.target).await;
+    GetToken => |calls, asked| calls.token(&asked.target, asked.refresh).await.map(|token| token.secret);
+    WhoAmI => |calls, asked| calls.identity(&asked.target).await;
+    EnsureComment => |calls, asked| calls.ensure_comment(&asked).await;
+    EditComment => |calls, asked| calls.edit_comment(&asked).await;
+    EnsurePull => |calls, asked| calls.ensure_pull(&asked).await;
+}

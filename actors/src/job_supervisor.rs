@@ -1,0 +1,336 @@
+//! JobSupervisor: the table of runs. Starts a Job actor for each claim, keeps the leases alive,
+//! tells runs to stop, and settles them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
+use steadfast_core::job::JobId;
+use steadfast_store::{Claim, Lease, Renewal, StoreError};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::accountant::millis;
+use crate::address::{Address, Metered};
+use crate::held::Held;
+use crate::job::{Halt, Job};
+use crate::run::{Outcome, RunDeps};
+use crate::stop::{Reason, Stop};
+use crate::supervisor::{Lifeline, Supervisor};
+
+/// A run that lost its store is stopped this share of the lease before the lease can have ended.
+const MARGIN: f64 = 0.1;
+
+/// Asks how many more jobs may run; answered when it is at least one, or with 0 when draining.
+pub(crate) struct Room;
+
+impl Message for Room {
+    type Result = usize;
+}
+
+/// Runs claimed jobs.
+pub(crate) struct Start(pub(crate) Vec<Claim>);
+
+impl Message for Start {
+    type Result = ();
+}
+
+/// A run is over.
+pub(crate) struct RunEnded {
+    pub(crate) lease: Lease,
+    pub(crate) outcome: Outcome,
+}
+
+impl Message for RunEnded {
+    type Result = ();
+}
+
+/// From the Supervisor: jobs that a dead actor held are to be put back, a crash counted for each.
+pub(crate) struct Requeue {
+    pub(crate) leases: Vec<Lease>,
+    pub(crate) error: String,
+}
+
+impl Message for Requeue {
+    type Result = ();
+}
+
+/// Ends all runs after their steps in flight; answered when none is left.
+pub(crate) struct Drain;
+
+impl Message for Drain {
+    type Result = ();
+}
+
+/// See the module.
+pub struct JobSupervisor {
+    deps: Arc<RunDeps>,
+    held: Held,
+    jobs: BTreeMap<JobId, Address<Job>>,
+    supervisor: Address<Supervisor>,
+    me: Address<JobSupervisor>,
+    running: watch::Sender<usize>,
+    /// Outlives this actor: one restarted in a draining process starts nothing.
+    draining: CancellationToken,
+    renewed: Instant,
+    _lifeline: Lifeline,
+}
+
+impl JobSupervisor {
+    pub(crate) fn new(
+        deps: Arc<RunDeps>,
+        held: Held,
+        supervisor: Address<Supervisor>,
+        me: Address<JobSupervisor>,
+        draining: CancellationToken,
+        lifeline: Lifeline,
+    ) -> Self {
+        JobSupervisor {
+            deps,
+            held,
+            jobs: BTreeMap::new(),
+            supervisor,
+            me,
+            running: watch::channel(0).0,
+            draining,
+            renewed: Instant::now(),
+            _lifeline: lifeline,
+        }
+    }
+
+    fn start(&mut self, claim: Claim) {
+        let stop = Stop::new();
+        self.held.insert(&claim.lease, stop.clone());
+        let job = claim.lease.job.clone();
+        let counts = claim.counts;
+        tracing::info!(
+            %job,
+            repository = claim.job.repository(),
+            issue = claim.job.task_params.issue_number,
+            run = counts.runs,
+            steps = counts.steps,
+            crashes = counts.crashes,
+            "job claimed"
+        );
+        if self.draining.is_cancelled() {
+            stop.softly();
+        }
+        let address =
+            Job::start_run(Arc::clone(&self.deps), claim, stop, self.me.clone(), self.supervisor.clone());
+        self.jobs.insert(job, address);
+        self.count();
+    }
+
+    /// Publishes how many run.
+    fn count(&self) {
+        self.running.send_replace(self.held.len());
+    }
+
+    /// The run's place in the table is free.
+    fn forget(&mut self, lease: &Lease) {
+        if self.held.take(lease) {
+            self.jobs.remove(&lease.job);
+        }
+        self.count();
+    }
+
+    /// Tells a run to stop, by message; directly if its mailbox will not take one.
+    fn halt(&self, lease: &Lease, halt: Halt) {
+        let told = self.jobs.get(&lease.job).map(|address| address.try_send(halt));
+        if !matches!(told, Some(Ok(())))
+            && let Some(stop) = self.held.stop_of(lease)
+        {
+            halt.apply(&stop);
+        }
+    }
+
+    /// Renews all leases in one call; runs whose lease is gone, or may be, are stopped.
+    fn renew(&mut self, ctx: &mut Context<Self>) {
+        let leases = self.held.leases();
+        if leases.is_empty() {
+            self.renewed = Instant::now();
+            return;
+        }
+        let persist = self.deps.persist.clone();
+        let asked = Instant::now();
+        let renewal = async move {
+            let answers = persist.store().renew(&leases).await;
+            persist.heard(&answers);
+            (leases, answers)
+        };
+        let heard = actix::fut::ActorFutureExt::map(
+            actix::fut::wrap_future::<_, Self>(renewal),
+            move |(leases, answers), supervisor, _| supervisor.renewed(asked, &leases, answers),
+        );
+        ctx.spawn(heard);
+    }
+
+    fn renewed(&mut self, asked: Instant, leases: &[Lease], answers: Result<Vec<Renewal>, StoreError>) {
+        match answers {
+            Ok(answers) => {
+                self.renewed = self.renewed.max(asked);
+                for (lease, answer) in leases.iter().zip(answers) {
+                    match answer {
+                        Renewal::Held => {}
+                        Renewal::CancelRequested => self.halt(lease, Halt::Now(Reason::Cancelled)),
+                        Renewal::Lost => {
+                            tracing::warn!(job = %lease.job, "lease lost: stopping the run");
+                            self.halt(lease, Halt::Now(Reason::LeaseLost));
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                let silent = self.renewed.elapsed();
+                if silent > self.deps.settings.lease.mul_f64(1.0 - MARGIN) {
+                    tracing::warn!(%error, silent_ms = millis(silent), "leases may have ended: stopping the runs");
+                    for lease in leases {
+                        self.halt(lease, Halt::Now(Reason::StoreAway));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Actor for JobSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(self.deps.settings.lease / 3, JobSupervisor::renew);
+    }
+}
+
+impl Handler<Metered<Room>> for JobSupervisor {
+    type Result = ResponseFuture<usize>;
+
+    fn handle(&mut self, message: Metered<Room>, _: &mut Self::Context) -> Self::Result {
+        let (Room, handling) = message.open();
+        drop(handling);
+        let most = self.deps.settings.job.concurrency as usize;
+        let (mut running, draining) = (self.running.subscribe(), self.draining.clone());
+        Box::pin(async move {
+            tokio::select! {
+                () = draining.cancelled() => 0,
+                running = running.wait_for(|running| *running < most) => {
+                    running.map_or(0, |running| most.saturating_sub(*running))
+                }
+            }
+        })
+    }
+}
+
+impl Handler<Metered<Start>> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: Metered<Start>, _: &mut Self::Context) {
+        let (Start(claims), _handling) = message.open();
+        for claim in claims {
+            self.start(claim);
+        }
+    }
+}
+
+impl Handler<Metered<RunEnded>> for JobSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: Metered<RunEnded>, ctx: &mut Self::Context) {
+        let (RunEnded { lease, outcome }, handling) = message.open();
+        let deps = Arc::clone(&self.deps);
+        let settle = async move {
+            settle(&deps, &lease, outcome).await;
+            drop(handling);
+            lease
+        };
+        let settled = actix::fut::ActorFutureExt::map(
+            actix::fut::wrap_future::<_, Self>(settle),
+            |lease, supervisor, _| supervisor.forget(&lease),
+        );
+        ctx.spawn(settled);
+    }
+}
+
+/// Moves the job on in the store, however long the store is away; the lease is renewed meanwhile,
+/// and when it is lost, whoever has the job settles it.
+async fn settle(deps: &RunDeps, lease: &Lease, outcome: Outcome) {
+    let store = deps.persist.store();
+    let for_ever = CancellationToken::new();
+    let settled = deps.persist.through("settle", &for_ever, || async {
+        match &outcome {
+            Outcome::Ended(settlement) => store.settle(lease, settlement).await,
+            Outcome::Parked { until, why } => store.park(lease, *until, why).await,
+            Outcome::Requeue { after, error } => {
+                let why = steadfast_store::Requeue::Failed { error: error.clone() };
+                store.requeue(lease, *after, &why).await
+            }
+            Outcome::Released => store.release(lease).await,
+            Outcome::LeaseLost => Ok(()),
+        }
+    });
+    let settled = settled.await;
+    let job = &lease.job;
+    match settled {
+        Ok(()) => outcome.log(job),
+        Err(StoreError::LeaseLost { .. }) => {
+            tracing::warn!(%job, "another runner has the job: nothing to settle")
+        }
+        Err(error) => tracing::error!(%job, %error, "cannot settle the job: left to the end of its lease"),
+    }
+}
+
+impl Handler<Metered<Requeue>> for JobSupervisor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, message: Metered<Requeue>, _: &mut Self::Context) -> Self::Result {
+        let (Requeue { leases, error }, handling) = message.open();
+        for lease in &leases {
+            self.jobs.remove(&lease.job);
+        }
+        self.count();
+        let deps = Arc::clone(&self.deps);
+        Box::pin(async move {
+            for lease in leases {
+                let for_ever = CancellationToken::new();
+                let why = steadfast_store::Requeue::Crashed { error: error.clone() };
+                let store = deps.persist.store();
+                let requeued = deps
+                    .persist
+                    .through("requeue", &for_ever, || store.requeue(&lease, Duration::ZERO, &why));
+                match requeued.await {
+                    Ok(()) => tracing::info!(job = %lease.job, reason = error, "job requeued"),
+                    Err(failed) => {
+                        tracing::warn!(job = %lease.job, error = %failed, "left to the end of its lease")
+                    }
+                }
+            }
+            drop(handling);
+        })
+    }
+}
+
+impl Handler<Metered<Drain>> for JobSupervisor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, message: Metered<Drain>, _: &mut Self::Context) -> Self::Result {
+        let (Drain, handling) = message.open();
+        self.draining.cancel();
+        for lease in self.held.leases() {
+            self.halt(&lease, Halt::Softly);
+        }
+        let mut running = self.running.subscribe();
+        let (held, patience) = (self.held.clone(), self.deps.settings.supervisor.drain_timeout);
+        Box::pin(async move {
+            let all_over = running.wait_for(|running| *running == 0);
+            if tokio::time::timeout(patience, all_over).await.is_err() {
+                tracing::warn!(runs = held.len(), "steps in flight took too long: dropping them");
+                held.stops().iter().for_each(|stop| stop.now(Reason::Drain));
+                // What is left is a settle that the store does not take: its lease will end.
+                let _bounded =
+                    tokio::time::timeout(patience, running.wait_for(|running| *running == 0)).await;
+            }
+            drop(handling);
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! The actor system put together: who is started with what, and how it all ends.
+
+use std::sync::Arc;
+
+use actix::Actor;
+use steadfast_agent::prompts::Prompts;
+use steadfast_agent::settings::AgentSettings;
+use steadfast_agent::workspace::Workspaces;
+use steadfast_core::time::Clock;
+use steadfast_github::GithubClient;
+use steadfast_llm::LlmClient;
+use steadfast_store::Store;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::Settings;
+use crate::accountant::RateAccountant;
+use crate::address::{Address, Binding, address};
+use crate::calls::Caller;
+use crate::github::{Github, SecretSink};
+use crate::held::Held;
+use crate::job_supervisor::{Drain, JobSupervisor};
+use crate::llm::Llm;
+use crate::meter::Meter;
+use crate::persist::Persist;
+use crate::poller::{QueuePoller, StopPolling};
+use crate::reporter::Reporter;
+use crate::run::RunDeps;
+use crate::supervisor::{ChildSpec, Ending, Escalation, Lifeline, Supervisor};
+
+/// What the actors work with. Everything that reaches the outside comes in here.
+pub struct Deps {
+    /// Sections of the configuration.
+    pub settings: Settings,
+    /// `[agent]`.
+    pub agent: AgentSettings,
+    /// The prompt templates.
+    pub prompts: Prompts,
+    /// Where the queue, the leases and the journals are.
+    pub store: Arc<dyn Store>,
+    /// The model's client.
+    pub llm: LlmClient,
+    /// GitHub's client.
+    pub github: GithubClient,
+    /// Where repositories are cloned from: `github.web_url`.
+    pub git_url: Url,
+    /// Where jobs have their workspaces.
+    pub workspaces: Workspaces,
+    /// The wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Hears of every token that is made.
+    pub secrets: SecretSink,
+}
+
+/// The running system. Dropping it stops nothing: [`Running::drain`] does.
+pub struct Running {
+    supervisor: Address<Supervisor>,
+    poller: Address<QueuePoller>,
+    jobs: Address<JobSupervisor>,
+    /// Becomes a reason when the process must end because of its actors.
+    pub escalation: watch::Receiver<Escalation>,
+    /// One meter an actor, as the Reporter logs them.
+    pub meters: Vec<Arc<Meter>>,
+    polling: CancellationToken,
+}
+
+impl Running {
+    /// No more claims; steps in flight end; jobs go back to the queue with their place kept.
+    /// Bounded by `supervisor.drain_timeout`.
+    pub async fn drain(&self) {
+        // Stopped even where a dying actor cannot be told.
+        self.polling.cancel();
+        let told = [
+            self.supervisor.send(Ending).await,
+            self.poller.send(StopPolling).await,
+            self.jobs.send(Drain).await,
+        ];
+        for error in told.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "drain: an actor was not there to be told");
+        }
+    }
+}
+
+/// An address, its meter and its binding.
+struct Post<A: Actor> {
+    address: Address<A>,
+    binding: Arc<Binding<A>>,
+}
+
+fn post<A: Actor>(name: &'static str, capacity: usize, meters: &mut Vec<Arc<Meter>>) -> Post<A> {
+    let meter = Meter::new(name);
+    meters.push(Arc::clone(&meter));
+    let (address, binding) = address(meter, capacity);
+    Post { address, binding: Arc::new(binding) }
+}
+
+impl<A: Actor<Context = actix::Context<A>>> Post<A> {
+    /// How to start this actor, now and after each death.
+    fn child(&self, holds_jobs: bool, make: impl Fn(Lifeline) -> A + 'static) -> ChildSpec {
+        let binding = Arc::clone(&self.binding);
+        let start = move |lifeline: Lifeline| binding.bind(make(lifeline).start());
+        ChildSpec { meter: Arc::clone(self.address.meter()), start: Box::new(start), holds_jobs }
+    }
+}
+
+/// Starts all actors on the current arbiter.
+pub fn start(deps: Deps) -> Running {
+    let mut meters = Vec::new();
+    let capacity = deps.settings.actors.mailbox;
+    let supervisor: Post<Supervisor> = post("supervisor", capacity, &mut meters);
+    let poller: Post<QueuePoller> = post("queue_poller", capacity, &mut meters);
+    let jobs: Post<JobSupervisor> = post("job_supervisor", capacity, &mut meters);
+    let llm: Post<Llm> = post("llm", capacity, &mut meters);
+    let github: Post<Github> = post("github", capacity, &mut meters);
+    let accountant: Post<RateAccountant> = post("rate_accountant", capacity, &mut meters);
+    let reporter: Post<Reporter> = post("reporter", capacity, &mut meters);
+    let job_meter = Meter::new("job");
+    meters.push(Arc::clone(&job_meter));
+
+    let settings = Arc::new(deps.settings);
+    let (clock, store) = (deps.clock, deps.store);
+    let persist = Persist::new(store, settings.store_retry.clone(), Arc::clone(&clock));
+    let (polling, draining) = (CancellationToken::new(), CancellationToken::new());
+    let held = Held::default();
+    let caller = {
+        let (accountant, clock) = (accountant.address.clone(), Arc::clone(&clock));
+        let park_after = settings.job.park_after;
+        move || Caller { accountant: accountant.clone(), clock: Arc::clone(&clock), park_after }
+    };
+    let run_deps = Arc::new(RunDeps {
+        settings: Arc::clone(&settings),
+        agent: Arc::new(deps.agent),
+        prompts: Arc::new(deps.prompts),
+        persist: persist.clone(),
+        clock: Arc::clone(&clock),
+        llm: llm.address.clone(),
+        github: github.address.clone(),
+        workspaces: Arc::new(deps.workspaces),
+        git_url: deps.git_url,
+        caller: caller(),
+        job_meter,
+    });
+
+    let children = vec![
+        accountant.child(false, {
+            let (settings, me) = (Arc::clone(&settings), accountant.address.clone());
+            move |lifeline| RateAccountant::new(&settings, Arc::clone(&clock), me.clone(), lifeline)
+        }),
+        llm.child(false, {
+            let (settings, client, caller) = (Arc::clone(&settings), Arc::new(deps.llm), caller.clone());
+            move |lifeline| Llm::new(Arc::clone(&client), caller(), &settings, lifeline)
+        }),
+        github.child(false, {
+            let (settings, client, secrets) = (Arc::clone(&settings), Arc::new(deps.github), deps.secrets);
+            move |lifeline| {
+                Github::new(Arc::clone(&client), caller(), &settings, Arc::clone(&secrets), lifeline)
+            }
+        }),
+        jobs.child(true, {
+            let (held, draining) = (held.clone(), draining);
+            let (supervisor, me) = (supervisor.address.clone(), jobs.address.clone());
+            move |lifeline| {
+                let deps = Arc::clone(&run_deps);
+                JobSupervisor::new(
+                    deps,
+                    held.clone(),
+                    supervisor.clone(),
+                    me.clone(),
+                    draining.clone(),
+                    lifeline,
+                )
+            }
+        }),
+        poller.child(false, {
+            let (settings, stop) = (Arc::clone(&settings), polling.clone());
+            let (jobs, accountant) = (jobs.address.clone(), accountant.address.clone());
+            move |lifeline| {
+                QueuePoller::new(
+                    persist.clone(),
+                    jobs.clone(),
+                    accountant.clone(),
+                    &settings,
+                    stop.clone(),
+                    lifeline,
+                )
+            }
+        }),
+        reporter.child(false, {
+            let (settings, meters) = (Arc::clone(&settings), meters.clone());
+            move |lifeline| Reporter::new(meters.clone(), &settings, lifeline)
+        }),
+    ];
+
+    let (escalate, escalation) = watch::channel(None);
+    let root = Supervisor::new(
+        settings.supervisor.clone(),
+        children,
+        supervisor.address.clone(),
+        jobs.address.clone(),
+        held,
+        escalate,
+    );
+    supervisor.binding.bind(root.start());
+    Running {
+        supervisor: supervisor.address,
+        poller: poller.address,
+        jobs: jobs.address,
+        escalation,
+        meters,
+        polling,
+    }
+}
