@@ -34,6 +34,9 @@ pub(crate) enum Flaw {
     Unreadable(&'static str),
 }
 
+/// Most tool calls of one answer; OpenAI allows as many tools in a request.
+const MAX_CALLS: usize = 128;
+
 /// The answer so far.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
@@ -79,6 +82,9 @@ impl Assembler {
             }
             if let Some(message) = choice.message {
                 self.add_whole(message);
+            }
+            if self.calls.len() > MAX_CALLS {
+                return Err(Flaw::Unreadable("the answer asks for more than 128 tools at once"));
             }
             if let Some(reason) = choice.finish_reason.filter(|reason| !reason.is_empty()) {
                 self.finish = Some(reason);
@@ -179,6 +185,9 @@ impl Assembler {
             self.refusal.push_str(&refusal);
         }
         for call in piece.tool_calls.into_iter().flatten() {
+            if self.calls.len() > MAX_CALLS {
+                break;
+            }
             self.add_call(call);
         }
         if let Some(function) = piece.function_call {

@@ -68,7 +68,11 @@ pub(crate) async fn read_stream(body: Body, cap: usize) -> Result<Assembled, Bro
         if event.event.as_deref() == Some("error") {
             return Err(assembler.error(error_of(data)).into());
         }
-        take(&mut assembler, data.as_bytes())?;
+        match take(&mut assembler, data.as_bytes()) {
+            // Garbled usage, or half of it, takes nothing from an answer that is whole and paid for.
+            Err(Flaw::Unreadable(_)) if assembler.is_whole() => break,
+            taken => taken?,
+        }
     }
     Ok(assembler.finish()?)
 }

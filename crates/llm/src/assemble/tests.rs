@@ -226,6 +226,17 @@ fn a_whole_message_is_not_put_together_from_pieces() {
 }
 
 #[test]
+fn there_is_a_bound_on_calls() {
+    let chunk = |index: usize| {
+        delta(
+            json!({ "tool_calls": [{ "index": index, "function": { "name": "finish", "arguments": "{}" } }] }),
+        )
+    };
+    assert_eq!(assembled((0..MAX_CALLS).map(chunk)).unwrap().tool_calls.len(), MAX_CALLS);
+    assert!(matches!(assembled((0..=MAX_CALLS).map(chunk)), Err(Flaw::Unreadable(_))));
+}
+
+#[test]
 fn what_is_no_answer_is_told() {
     let no_choices = Err(Flaw::Unreadable("the answer holds no choices"));
     assert_eq!(assembled([]), no_choices);

@@ -149,6 +149,36 @@ async fn an_exchange_can_be_moved_between_threads() {
     assert!(movable(client.chat(&request())).await.result.is_ok());
 }
 
+#[tokio::test]
+async fn a_stream_comes_over_real_sockets() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
+    let server = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"}") {
+            socket.read_buf(&mut request).await.unwrap();
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        socket.write_all(head.as_bytes()).await.unwrap();
+        for line in [HELLO, STOP, USAGE, "[DONE]"] {
+            let event = format!("data: {line}\n\n");
+            socket.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await.unwrap();
+        }
+        socket.write_all(b"0\r\n\r\n").await.unwrap();
+        String::from_utf8(request).unwrap()
+    };
+    let http = steadfast_http::Settings { connect_timeout: Duration::from_secs(5) };
+    let transport = Arc::new(steadfast_http::ReqwestTransport::new(&http).unwrap());
+    let endpoint = Endpoint::new(&base_url, KEY.into()).unwrap();
+    let client = LlmClient::new(endpoint, settings(), transport, Arc::new(StillClock));
+    let asked = request();
+    let (exchange, sent) = tokio::join!(client.chat(&asked), server);
+    assert_eq!(exchange.result.unwrap().content.as_deref(), Some("hello"));
+    assert!(sent.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{sent}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_error_within_a_200_is_judged_by_its_code() {
     let whole_error = r#"{"error":{"code":429,"message":"slow down"}}"#;
