@@ -34,6 +34,13 @@ pub(crate) struct Outgoing {
     pub body: Bytes,
 }
 
+/// What came of one request. The body may fail alone, so that a status that came is not lost.
+struct Heard {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Result<Bytes, TransportError>,
+}
+
 /// A success.
 pub(crate) struct Answer {
     pub call: Call,
@@ -125,7 +132,7 @@ impl GithubClient {
         let mut url = outgoing.url.clone();
         let mut redirects = 0;
         loop {
-            let (status, headers, body) = match self.exchange(outgoing, &url, secret).await {
+            let Heard { status, headers, body } = match self.exchange(outgoing, &url, secret).await {
                 Ok(whole) => whole,
                 Err(error) => {
                     let failure = verdicts::no_answer(&call, error.fault(), &error.to_string());
@@ -215,15 +222,13 @@ impl GithubClient {
         Exchange { result: Err(failure), observed }
     }
 
-    /// One request and its answer, within `github.timeout` from the first byte to the last. The
-    /// body is an error of its own, so that a status that came is not lost with it.
-    #[allow(clippy::type_complexity)]
+    /// One request and its answer, within `github.timeout` from the first byte to the last.
     async fn exchange(
         &self,
         outgoing: &Outgoing,
         url: &Url,
         secret: &SecretString,
-    ) -> Result<(StatusCode, HeaderMap, Result<Bytes, TransportError>), TransportError> {
+    ) -> Result<Heard, TransportError> {
         let request = self.request(outgoing, url, secret)?;
         let timeout = self.settings.timeout;
         let deadline = Instant::now() + timeout;
@@ -238,7 +243,7 @@ impl GithubClient {
         let body = tokio::time::timeout_at(deadline, read_capped(body, cap))
             .await
             .unwrap_or_else(|_| Err(late("further data")));
-        Ok((head.status, head.headers, body))
+        Ok(Heard { status: head.status, headers: head.headers, body })
     }
 
     fn request(

@@ -78,7 +78,7 @@ pub enum UnusableSettings {
     PrivateKey(String),
     /// Half an App.
     #[error(
-        "github.app_id is set and the App's private key is not, or the other way round: set both or none"
+        "of github.app_id and github.private_key (or private_key_file) one is set and one is not: set both or none"
     )]
     HalfAnApp,
 }

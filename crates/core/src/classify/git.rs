@@ -206,6 +206,13 @@ mod tests {
             RETRY,
             true,
         ),
+        // A limit is no reason to burn a credential.
+        (
+            "remote: API rate limit exceeded.\nfatal: Authentication failed for 'https://h/o/r/'",
+            false,
+            RETRY,
+            false,
+        ),
         // git: authentication failed
         (
             "remote: Invalid username or token.\nfatal: Authentication failed for 'https://h/o/r/'",
@@ -285,6 +292,20 @@ mod tests {
             let failure = classify("push", Some(128), stderr, *is_push);
             assert_eq!((failure.verdict, failure.unhealthy), (*verdict, *unhealthy), "{stderr}");
             assert_eq!(failure.provider, Provider::Git);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_words_have_a_verdict_and_a_fit_message(
+            stderr in "([ -~]|\\n|\\r|returned error: |é){0,200}",
+            exit in proptest::option::of(0..256),
+            is_push: bool,
+        ) {
+            let failure = classify("push", exit, &stderr, is_push);
+            assert!(failure.message.chars().count() <= super::super::clean::MAX_MESSAGE);
+            assert!(!failure.message.contains(char::is_control));
+            assert!(is_push || failure.verdict != VERIFY, "only a push has an outcome to look for");
         }
     }
 

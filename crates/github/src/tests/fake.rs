@@ -50,7 +50,7 @@ pub(super) struct Reply {
     pub body: Vec<Result<Bytes, TransportError>>,
     pub delay: Duration,
     pub error: Option<TransportError>,
-    /// The body never ends.
+    /// The body's end comes a day late.
     pub stalls: bool,
 }
 
@@ -139,8 +139,12 @@ impl Transport for Fake {
             return Err(error);
         }
         let pieces = futures_util::stream::iter(reply.body);
-        let body =
-            if reply.stalls { pieces.chain(futures_util::stream::pending()).boxed() } else { pieces.boxed() };
+        let late = if reply.stalls { Duration::from_secs(24 * 3600) } else { Duration::ZERO };
+        let end = futures_util::stream::once(async move {
+            tokio::time::sleep(late).await;
+            Ok(Bytes::new())
+        });
+        let body = pieces.chain(end).boxed();
         let mut response = http::Response::new(body);
         *response.status_mut() = http::StatusCode::from_u16(reply.status).unwrap();
         for (name, value) in reply.headers {

@@ -273,3 +273,33 @@ fn the_message_is_githubs_with_what_helps() {
     assert_eq!(leak.message, "bad ghs_*** at https://***@h/");
     assert!(ask(500, &[], &"x".repeat(9_999)).message.chars().count() <= 500);
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_answer_has_a_verdict_within_bounds(
+        status in 300u16..600,
+        retry_after in "[-0-9.a-z: ]{0,12}",
+        reset in "[-0-9]{0,20}",
+        remaining in 0u8..3,
+        body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+        secondary_streak: u32,
+    ) {
+        let headers = headers(&[
+            ("retry-after", retry_after.trim()),
+            ("x-ratelimit-reset", &reset),
+            ("x-ratelimit-remaining", &remaining.to_string()),
+        ]);
+        let bounds = Bounds { secondary_streak, ..BOUNDS };
+        let status = StatusCode::from_u16(status).unwrap();
+        let failure = classify(&call(Operation::CreatePull), status, &headers, &body, now(), &bounds);
+        match failure.verdict {
+            Verdict::WaitUntil { at, .. } => {
+                let wait = at.since(now());
+                assert!(wait >= MIN_WAIT && wait <= bounds.max_server_wait, "{wait:?}");
+            }
+            Verdict::Retry { .. } => panic!("an effect is never repeated blindly: {failure:?}"),
+            Verdict::Refresh | Verdict::Verify | Verdict::Shrink | Verdict::Fatal { .. } => {}
+        }
+        assert!(failure.message.chars().count() <= 500);
+    }
+}
