@@ -16,8 +16,9 @@ use crate::{Body, Timeouts, Transport, TransportError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Longest time for one connection to be made, name lookup and TLS handshake
-    /// included; less than any time for a first byte, so that it is known that nothing was sent. Default 5s.
+    /// Longest time for one connection to be made, name lookup and TLS handshake included. Where it
+    /// is shorter than the time for a first byte, a connection that hangs is known to have sent
+    /// nothing. Default 10s.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
 }

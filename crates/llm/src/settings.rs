@@ -37,7 +37,8 @@ pub struct Settings {
     pub answer_timeout: Duration,
     /// Most bytes of a whole answer. Default 8MB.
     pub max_answer_bytes: ByteSize,
-    /// How long nothing is sent after the server said that the account has no quota left. Default 15m.
+    /// How long nothing is sent after the server said that the account has no quota left, or refused
+    /// the key. Default 15m.
     #[serde(with = "humantime_serde")]
     pub quota_recheck: Duration,
     /// The longest wait that is believed of the server. Default 1h.
