@@ -57,7 +57,12 @@ async fn work(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Exit> {
 fn report(running: &Running) {
     for meter in &running.meters {
         let reading = meter.read();
-        tracing::debug!(actor = reading.name, handled = reading.handled, restarts = reading.restarts, "mailbox at the end");
+        tracing::debug!(
+            actor = reading.name,
+            handled = reading.handled,
+            restarts = reading.restarts,
+            "mailbox at the end"
+        );
     }
 }
 
@@ -122,7 +127,10 @@ struct Signals {
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 
     /// The next signal's name.

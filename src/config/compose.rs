@@ -1,7 +1,14 @@
 //! The configuration as one typed value, composed of the settings that each crate defines.
+//!
+//! The tables of the file and the crates' settings differ in a few places, for the sake of the
+//! reader of the file: secrets stand beside the settings that they belong to, and what two parts
+//! need to know is written once. [`Config::from_table`] is where that is untangled.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use steadfast_agent::settings::AgentSettings;
+use steadfast_store::Location;
+use toml::{Table, Value};
 
 /// `[log]`: what is logged and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -9,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub struct LogSettings {
     /// `auto`: text on a terminal, JSON otherwise.
     pub format: LogFormat,
-    /// The least level, and by target if wanted: `info`, `info,steadfast_llm=debug`.
+    /// The least level, and by part if wanted: `info`, `info,steadfast_llm=debug`.
     pub level: String,
 }
 
@@ -28,35 +35,173 @@ pub enum LogFormat {
 /// All of the configuration but its secrets.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `[queue]`.
+    pub queue: steadfast_store::Settings,
+    /// `[llm]`.
+    pub llm: steadfast_llm::Settings,
+    /// `[github]`.
+    pub github: steadfast_github::Settings,
+    /// `[http]`.
+    pub http: steadfast_http::Settings,
+    /// `[agent]`; the model's properties in it come from `[llm]`.
+    pub agent: AgentSettings,
+    /// `[job]`, `[supervisor]`, `[actors]`, `[metrics]`, `[breaker]`, and every layer's retry and
+    /// limits.
+    pub actors: steadfast_actors::Settings,
     /// `[log]`.
     pub log: LogSettings,
 }
 
-/// Keys of the file that no crate's settings hold: secrets, and where they are.
-const SECRET_KEYS: &[(&str, &[&str])] = &[
-    ("llm", &["api_key", "api_key_file"]),
-    ("github", &["private_key", "private_key_file", "token", "token_file"]),
-];
-
 impl Config {
-    /// Reads the whole of it. `values` holds every key; an error names the table it is in.
-    pub fn from_table(values: &toml::Table) -> anyhow::Result<Self> {
+    /// Reads the whole of it. `values` holds every key of the compiled-in file.
+    pub fn from_table(values: &Table) -> anyhow::Result<Self> {
         let mut values = values.clone();
-        for (table, keys) in SECRET_KEYS {
-            if let Some(toml::Value::Table(table)) = values.get_mut(*table) {
-                table.retain(|key, _| !keys.contains(&key));
+        let mut queue = table(&mut values, "queue")?;
+        let store_retry = untried(&mut queue)?;
+        let queue: steadfast_store::Settings = read(queue)?;
+
+        let mut llm = table(&mut values, "llm")?;
+        without_secrets(&mut llm, &["api_key", "api_key_file"]);
+        let llm_retry = take(&mut llm, "retry")?;
+        let llm_limits = take(&mut llm, "limits")?;
+        let llm: steadfast_llm::Settings = read(llm)?;
+
+        let mut github = table(&mut values, "github")?;
+        without_secrets(&mut github, &["private_key", "private_key_file", "token", "token_file"]);
+        let token_retry = take(&mut github, "token_retry")?;
+        let github_retry = take(&mut github, "retry")?;
+        let github_limits = take(&mut github, "limits")?;
+        let github = read(github)?;
+
+        let mut agent = table(&mut values, "agent")?;
+        // Properties of the model: written once, under [llm].
+        agent.insert("context_window".into(), i64::from(llm.context_window).into());
+        agent.insert("max_answer_tokens".into(), i64::from(llm.max_answer_tokens).into());
+        let mut prices = Table::new();
+        if [llm.price.prompt, llm.price.cached, llm.price.completion].iter().any(|price| *price != 0.0) {
+            prices.insert("*".into(), Value::try_from(llm.price)?);
+        }
+        agent.insert("prices".into(), prices.into());
+        let agent = read(agent)?;
+
+        let mut job = table(&mut values, "job")?;
+        // The number of runs is job.max_attempts: not a second time in [job.retry].
+        let attempts = job.get("max_attempts").cloned();
+        if let (Some(Value::Table(retry)), Some(attempts)) = (job.get_mut("retry"), attempts) {
+            insert_once(retry, "max_attempts", attempts)?;
+        }
+        let actors = steadfast_actors::Settings {
+            job: read(job)?,
+            supervisor: take(&mut values, "supervisor")?,
+            actors: take(&mut values, "actors")?,
+            metrics: take(&mut values, "metrics")?,
+            breaker: take(&mut values, "breaker")?,
+            credentials_recheck: llm.quota_recheck,
+            lease: queue.lease,
+            store_retry,
+            llm_retry,
+            llm_limits,
+            llm_spacing: llm.spacing,
+            token_retry,
+            github_retry,
+            github_limits,
+        };
+        let http = take(&mut values, "http")?;
+        let log = take(&mut values, "log")?;
+        if let Some(name) = values.keys().next() {
+            anyhow::bail!("[{name}] belongs to no part of the program");
+        }
+        Ok(Config { queue, llm, github, http, agent, actors, log })
+    }
+
+    /// What the parts themselves object to, as `(key, message)`, once all values are known.
+    pub fn objections(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        match self.queue.url.parse() {
+            Ok(Location::Memory | Location::Sqlite(_)) => {}
+            Ok(Location::Redis(url)) => {
+                let socket = url.starts_with("redis+unix:");
+                let host = url::Url::parse(&url)
+                    .is_ok_and(|url| url.host_str().is_some_and(|host| !host.is_empty()));
+                if !socket && !host {
+                    let message =
+                        "names no host: write redis://HOST:6379, a password before it as :PASSWORD@";
+                    found.push(("queue.url".to_owned(), message.to_owned()));
+                }
+            }
+            Err(error) => found.push(("queue.url".to_owned(), error.to_string())),
+        }
+        if let Err(error) = self.agent.check() {
+            let key = match error.key {
+                "context_window" | "max_answer_tokens" => format!("llm.{}", error.key),
+                "prices" => "llm.price.prompt".to_owned(),
+                key => format!("agent.{key}"),
+            };
+            found.push((key, format!("is {}: {}", error.value, error.needs)));
+        }
+        if let Err(error) = crate::logs::filter(&self.log.level) {
+            found.push(("log.level".to_owned(), error.to_string()));
+        }
+        for (key, url) in [
+            ("llm.base_url", &self.llm.base_url),
+            ("github.api_url", &self.github.api_url),
+            ("github.web_url", &self.github.web_url),
+        ] {
+            let plain = matches!(url.scheme(), "http" | "https") && url.has_host();
+            if !plain {
+                found.push((key.to_owned(), "is no http or https address with a host".to_owned()));
+            } else if !url.username().is_empty() || url.password().is_some() {
+                found.push((
+                    key.to_owned(),
+                    "holds a user or password: give secrets by their own keys".to_owned(),
+                ));
+            } else if url.query().is_some() || url.fragment().is_some() {
+                found.push((
+                    key.to_owned(),
+                    "ends in a query or fragment, to which nothing can be appended".to_owned(),
+                ));
             }
         }
-        let config = Config { log: take(&mut values, "log")? };
-        match values.keys().next() {
-            None => Ok(config),
-            Some(table) => anyhow::bail!("[{table}] belongs to no part of the program"),
-        }
+        found
     }
 }
 
-/// Takes a table out and reads it.
-fn take<T: DeserializeOwned>(values: &mut toml::Table, name: &str) -> anyhow::Result<T> {
-    let value = values.remove(name).ok_or_else(|| anyhow::anyhow!("[{name}] is missing"))?;
-    T::deserialize(value).map_err(|error: toml::de::Error| anyhow::anyhow!("{}", error.message()))
+/// Takes a table out.
+fn table(values: &mut Table, name: &str) -> anyhow::Result<Table> {
+    match values.remove(name) {
+        Some(Value::Table(table)) => Ok(table),
+        Some(_) | None => anyhow::bail!("[{name}] is missing"),
+    }
+}
+
+/// Takes a key or table out and reads it.
+fn take<T: DeserializeOwned>(values: &mut Table, name: &str) -> anyhow::Result<T> {
+    match values.remove(name) {
+        Some(value) => read(value),
+        None => anyhow::bail!("{name} is missing"),
+    }
+}
+
+fn read<T: DeserializeOwned>(value: impl Into<Value>) -> anyhow::Result<T> {
+    // `value` is of our making or a leaf of the file: without spans, only the message is of use.
+    T::deserialize(value.into()).map_err(|error: toml::de::Error| anyhow::anyhow!("{}", error.message()))
+}
+
+/// Secrets are read by `secrets.rs`; here only their kind is checked.
+fn without_secrets(values: &mut Table, keys: &[&str]) {
+    values.retain(|key, value| !keys.contains(&key) || !value.is_str());
+}
+
+/// A `retry` table without a number of tries: what it is for is tried for ever.
+fn untried(values: &mut Table) -> anyhow::Result<steadfast_core::retry::RetryPolicy> {
+    let mut retry = table(values, "retry")?;
+    insert_once(&mut retry, "max_attempts", i64::from(u32::MAX).into())?;
+    read(retry)
+}
+
+fn insert_once(values: &mut Table, key: &str, value: Value) -> anyhow::Result<()> {
+    match values.insert(key.to_owned(), value) {
+        None => Ok(()),
+        Some(_) => anyhow::bail!("{key} is no key here"),
+    }
 }

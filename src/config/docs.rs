@@ -32,8 +32,11 @@ impl Loaded {
 fn masked(path: &str, value: &toml::Value) -> String {
     match value {
         toml::Value::String(text) if secrets::is_secret(path) && !text.is_empty() => "\"***\"".to_owned(),
-        toml::Value::String(text) => toml::Value::String(secrets::without_password(text)).to_string(),
-        toml::Value::Integer(_)
+        toml::Value::String(text) if path == "queue.url" => {
+            toml::Value::String(steadfast_store::QueueUrl::new(text).to_string()).to_string()
+        }
+        toml::Value::String(_)
+        | toml::Value::Integer(_)
         | toml::Value::Float(_)
         | toml::Value::Boolean(_)
         | toml::Value::Datetime(_)

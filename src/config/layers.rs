@@ -22,6 +22,8 @@ pub struct Setting {
     pub path: String,
     /// To what.
     pub value: toml::Value,
+    /// What else it can mean: a variable's text that looks like a number.
+    pub otherwise: Option<toml::Value>,
     /// Where.
     pub source: Source,
 }
@@ -80,7 +82,7 @@ impl FileReader<'_> {
                 _ if self.defaults.leaf(&below).is_some() => {
                     match toml::Value::deserialize(ValueDeserializer::from(value.clone())) {
                         Ok(value) => {
-                            self.settings.push(Setting { path: below, value, source });
+                            self.settings.push(Setting { path: below, value, otherwise: None, source });
                             continue;
                         }
                         Err(error) => error.message().to_owned(),
@@ -106,7 +108,8 @@ pub fn from_environment(
         let source = Source::Environment(name.clone());
         let fallback = FALLBACKS.iter().find(|(variable, _)| *variable == name);
         if let Some((_, path)) = fallback.filter(|_| !text.is_empty()) {
-            fallbacks.push(Setting { path: (*path).to_owned(), value: toml::Value::String(text), source });
+            let value = toml::Value::String(text);
+            fallbacks.push(Setting { path: (*path).to_owned(), value, otherwise: None, source });
             continue;
         }
         let Some(rest) = name.strip_prefix(PREFIX).filter(|_| !OTHERS.contains(&name.as_str())) else {
@@ -119,8 +122,8 @@ pub fn from_environment(
                 "is set and empty: unset it, or write \"\" if the value is to be empty".to_owned()
             }
             Some(leaf) => {
-                let value = value_of(&text, &leaf.value);
-                settings.push(Setting { path, value, source });
+                let (value, otherwise) = value_of(&text, &leaf.value);
+                settings.push(Setting { path, value, otherwise, source });
                 continue;
             }
             None if defaults.is_table(&path) => {
@@ -133,12 +136,15 @@ pub fn from_environment(
     (settings, fallbacks)
 }
 
-/// A variable's text as TOML where it is TOML and no text is wanted; otherwise as text.
-fn value_of(text: &str, default: &toml::Value) -> toml::Value {
+/// A variable's text as TOML where it is TOML and no text is wanted; otherwise as text, and what else
+/// it can mean.
+fn value_of(text: &str, default: &toml::Value) -> (toml::Value, Option<toml::Value>) {
+    let as_text = || toml::Value::String(text.to_owned());
     match (text.trim().parse::<toml::Value>(), default) {
-        (Ok(toml::Value::String(inner)), _) => toml::Value::String(inner),
-        (_, toml::Value::String(_)) | (Err(_), _) => toml::Value::String(text.to_owned()),
-        (Ok(value), _) => value,
+        (Ok(toml::Value::String(inner)), _) => (toml::Value::String(inner), None),
+        (Ok(value), toml::Value::String(_)) => (as_text(), Some(value)),
+        (Ok(value), _) => (value, None),
+        (Err(_), _) => (as_text(), None),
     }
 }
 
@@ -151,7 +157,8 @@ fn unknown(defaults: &Defaults, path: &str) -> String {
     let near = |candidate: &str| {
         let whole = strsim::jaro_winkler(candidate, path);
         let name = strsim::jaro_winkler(&last(candidate), &last(path));
-        (whole + name) / 2.0
+        let joined = candidate.replace('.', "_") == path.replace('.', "_");
+        if joined { 1.0 } else { (whole + name) / 2.0 }
     };
     let closest = candidates.map(|candidate| (near(candidate), candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
     match closest {

@@ -22,6 +22,7 @@ pub use secrets::Secrets;
 
 use defaults::Defaults;
 use layers::Setting;
+use rules::Contradiction;
 
 /// The file that is read if it is there and none is named.
 const USUAL_FILE: &str = "config.toml";
@@ -29,7 +30,7 @@ const USUAL_FILE: &str = "config.toml";
 const MAX_FILE: u64 = 1_000_000;
 
 /// A configuration that was found good.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Loaded {
     /// All of it but the secrets.
     pub config: Config,
@@ -92,10 +93,23 @@ pub fn load_from(
         }
     }
 
+    // Without this a flaw of the compiled-in file would be told once for every value of the user's.
+    if let Err(error) = Config::from_table(&defaults.table) {
+        let message = format!("{error:#}");
+        return Err(Problems(vec![Problem { source: Source::Default, key: String::new(), message }]));
+    }
     let mut values = defaults.table.clone();
     let mut sources = BTreeMap::new();
-    for setting in settings {
-        match alone(&defaults, &setting) {
+    for mut setting in settings {
+        let mut judged = alone(&defaults, &setting);
+        if let (Err(_), Some(other)) = (&judged, setting.otherwise.take()) {
+            // Not good as a text: perhaps as the number that it looks like.
+            let other = Setting { value: other, ..setting.clone() };
+            if alone(&defaults, &other).is_ok() {
+                (setting, judged) = (other, Ok(()));
+            }
+        }
+        match judged {
             Ok(()) => {
                 rules::set(&mut values, &setting.path, setting.value);
                 sources.insert(setting.path, setting.source);
@@ -104,33 +118,36 @@ pub fn load_from(
         }
     }
     let source = |key: &str| sources.get(key).cloned().unwrap_or(Source::Default);
-    for (key, other, message) in rules::contradictions(&defaults, &values) {
-        let message = match (source(&key), source(&other)) {
-            (Source::Default, Source::Default) => message,
-            (_, other_source) => format!("{message}; {other} is set by {other_source}"),
-        };
+    for Contradiction { keys: [key, other], message } in rules::contradictions(&defaults, &values) {
+        // Told where the user can change it: at the key that was set; if both were, at the first.
+        let key = if source(&key) == Source::Default { other } else { key };
         problems.push(Problem { source: source(&key), key, message });
     }
     let secrets = Secrets::collect(&values, source, &mut problems);
-    if !problems.is_empty() {
-        problems.sort();
-        return Err(Problems(problems));
-    }
-    match Config::from_table(&values) {
+    let config = Config::from_table(&values);
+    match &config {
         Ok(config) => {
+            let objections = config.objections().into_iter();
+            let objections = objections.map(|(key, message)| Problem { source: source(&key), key, message });
+            let known: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
+            let told = |problem: &Problem| known.iter().any(|message| message.contains(&problem.key));
+            problems.extend(objections.filter(|problem| !told(problem)));
+        }
+        // Each value was read alone before: what cannot be read now is the compiled-in file.
+        Err(error) => {
+            let message = format!("{error:#}");
+            problems.push(Problem { source: Source::Default, key: String::new(), message });
+        }
+    }
+    problems.sort();
+    problems.dedup();
+    match config {
+        Ok(config) if problems.is_empty() => {
             let notes = rules::notes(&values, &secrets);
             let file = file.map(|(path, _)| path.to_path_buf());
             Ok(Loaded { config, secrets, file, notes, values, sources })
         }
-        // Each value is good alone and all were checked together: only a part of the program that
-        // knows more of its keys than we do can still object.
-        Err(error) => {
-            let source = file.map_or(Source::Default, |(path, _)| Source::File {
-                path: path.display().to_string(),
-                line: 1,
-            });
-            Err(Problems(vec![Problem { source, key: String::new(), message: error.to_string() }]))
-        }
+        Ok(_) | Err(_) => Err(Problems(problems)),
     }
 }
 
@@ -142,16 +159,28 @@ fn alone(defaults: &Defaults, setting: &Setting) -> Result<(), String> {
     let leaf = defaults.leaf(&setting.path);
     let like = leaf.map(|leaf| format!("; write it like the default, {}", leaf.written)).unwrap_or_default();
     let secret = secrets::is_secret(&setting.path);
+    if secret && !setting.value.is_str() {
+        return Err("must be a text".to_owned());
+    }
     if let Err(error) = Config::from_table(&values) {
+        let error = rules::cut(&error.to_string(), 160);
         let shown = if secret { "the value".to_owned() } else { rules::show(&setting.value) };
         return Err(format!("{shown}: {error}{like}"));
-    }
-    if leaf.is_some_and(|leaf| leaf.value.is_str()) && !setting.value.is_str() {
-        return Err(format!("must be a text{like}"));
     }
     match rules::range_of(&setting.path).and_then(|range| range.problem(&setting.value)) {
         Some(message) => Err(message),
         None => Ok(()),
+    }
+}
+
+/// Without the values, which hold secrets as they were written.
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded")
+            .field("config", &self.config)
+            .field("secrets", &self.secrets)
+            .field("file", &self.file)
+            .finish_non_exhaustive()
     }
 }
 

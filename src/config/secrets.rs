@@ -86,15 +86,6 @@ pub fn is_secret(path: &str) -> bool {
     matches!(path, "llm.api_key" | "github.private_key" | "github.token")
 }
 
-/// A URL with its password masked; other texts as they are.
-pub fn without_password(text: &str) -> String {
-    let Ok(mut url) = Url::parse(text) else { return text.to_owned() };
-    if url.password().is_none() || url.set_password(Some("***")).is_err() {
-        return text.to_owned();
-    }
-    url.to_string()
-}
-
 fn read(path: &Path) -> Result<SecretString, String> {
     let describe = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
     let size = std::fs::metadata(path).map_err(describe)?.len();
@@ -108,13 +99,20 @@ fn read(path: &Path) -> Result<SecretString, String> {
     Ok(SecretString::from(text.trim().to_owned()))
 }
 
+/// The passwords in a queue's URL: before the host, or in the query of `redis+unix:`.
 fn passwords(url: &str) -> Vec<SecretString> {
     let Ok(url) = Url::parse(url) else { return Vec::new() };
-    let Some(written) = url.password().filter(|password| !password.is_empty()) else { return Vec::new() };
-    // As a password `p%40ss` may stand in a message either way.
-    let query = format!("p={}", written.replace('+', "%2B"));
-    let decoded = url::form_urlencoded::parse(query.as_bytes()).next().map(|(_, value)| value.into_owned());
-    let mut all = vec![SecretString::from(written.to_owned())];
-    all.extend(decoded.filter(|decoded| decoded != written).map(SecretString::from));
+    let written = url.password().filter(|password| !password.is_empty());
+    let mut all = Vec::new();
+    if let Some(written) = written {
+        // As a password `p%40ss` may stand in a message either way.
+        let query = format!("p={}", written.replace('+', "%2B"));
+        let decoded = url::form_urlencoded::parse(query.as_bytes()).next();
+        let decoded = decoded.map(|(_, value)| value.into_owned()).filter(|decoded| decoded != written);
+        all.push(SecretString::from(written.to_owned()));
+        all.extend(decoded.map(SecretString::from));
+    }
+    let in_query = url.query_pairs().filter(|(name, value)| name == "pass" && !value.is_empty());
+    all.extend(in_query.map(|(_, value)| SecretString::from(value.into_owned())));
     all
 }

@@ -67,3 +67,146 @@ fn the_environment_is_over_the_file_and_is_checked_like_it() {
     ]);
     insta::assert_snapshot!(error.unwrap_err().to_string());
 }
+
+#[test]
+fn bad_units_absurd_numbers_and_contradictions_are_all_told() {
+    let text = "\
+[llm]
+timeout = \"5 lightyears\"
+model = \"\"
+base_url = \"ftp://example.org\"
+api_key = \"sk-not-to-be-shown\"
+api_key_file = \"/nowhere/key\"
+context_window = 4000
+[llm.retry]
+max_attempts = 1e99
+initial = \"2m\"
+multiplier = nan
+jitter = 2
+[llm.limits]
+requests_per_minute = -1
+[job]
+concurrency = 0
+deadline = 24
+[job.retry]
+max_attempts = 3
+[queue]
+url = \"redis:localhost\"
+lease = \"2s\"
+response_timeout = \"3s\"
+max_job_bytes = \"9EB\"
+[github]
+private_key = \"not a key\"
+token = 5
+[agent]
+retry = { max = \"1s\" }
+jail = true
+jail_min_level = 3
+[agent.command]
+memory = \"lots\"
+[agent.git]
+allow_workflows = \"yes\"
+";
+    insta::assert_snapshot!(problems(text));
+}
+
+#[test]
+fn a_secret_is_never_in_a_problem_nor_in_what_is_shown() {
+    let text = "[llm]\napi_key = \"sk-secret-1\"\nmodel = \"\"\n[github]\ntoken = \"ghp_secret 2\"\n\
+                private_key = \"secret-3\"\n[queue]\nurl = \"redis://me:s%40secret-4@h:1/0\"\nlease = \"9\"\n";
+    let told = problems(text);
+    assert!(told.contains("3 problems") || told.contains("4 problems"), "{told}");
+    assert!(!told.contains("secret"), "{told}");
+
+    let text = "[llm]\napi_key = \"sk-secret-1\"\n[queue]\nurl = \"redis://me:s%40secret-4@h:1/0\"\n";
+    let loaded = load_text(text).unwrap();
+    let shown = format!("{} {loaded:?}", loaded.show());
+    assert!(!loaded.show().contains("secret"), "{}", loaded.show());
+    assert!(!shown.contains("sk-secret"), "{shown}");
+    let all: Vec<_> =
+        loaded.secrets.all().map(|s| secrecy::ExposeSecret::expose_secret(s).to_owned()).collect();
+    assert_eq!(all, ["sk-secret-1", "s%40secret-4", "s@secret-4"]);
+}
+
+#[test]
+fn secrets_come_from_files_and_from_other_programs_variables() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "ghp_from_file\n").unwrap();
+    let text = format!("[github]\ntoken_file = {:?}\n", file.display().to_string());
+    let variables =
+        [("GITHUB_TOKEN".to_owned(), "ghp_other".to_owned()), ("OPENAI_API_KEY".into(), "sk-other".into())];
+    let loaded = load_from(Some((Path::new("c.toml"), &text)), variables).unwrap();
+    let token = loaded.secrets.github_token.as_ref().unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(token), "ghp_from_file");
+    let key = loaded.secrets.llm_api_key.as_ref().unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(key), "sk-other");
+    assert!(loaded.show().contains("api_key = \"***\"  # OPENAI_API_KEY"), "{}", loaded.show());
+
+    let missing = load_text("[llm]\napi_key_file = \"/nowhere/key\"\n").unwrap_err().to_string();
+    assert!(missing.contains("c.toml:2: llm.api_key_file: cannot read /nowhere/key"), "{missing}");
+}
+
+#[test]
+fn numbers_that_belong_to_texts_and_texts_that_can_be_numbers() {
+    let loaded = load_env(&[
+        ("STEADFAST_GITHUB__APP_ID", "12345"),
+        ("STEADFAST_LLM__TEMPERATURE", "0.2"),
+        ("STEADFAST_LLM__MODEL", "4o"),
+        ("STEADFAST_JOB__CONCURRENCY", "7"),
+        ("STEADFAST_AGENT__CHECKS", "[\"make test\"]"),
+        ("STEADFAST_LLM__PRICE__PROMPT", "2"),
+    ]);
+    let config = loaded.unwrap().config;
+    assert_eq!(config.github.app_id, "12345");
+    assert_eq!(config.llm.temperature, steadfast_llm::Temperature::Of(0.2));
+    assert_eq!(config.llm.model, "4o");
+    assert_eq!(config.actors.job.concurrency, 7);
+    assert_eq!(config.agent.checks, ["make test"]);
+    assert_eq!(config.agent.price("4o").unwrap().prompt, 2.0);
+}
+
+#[test]
+fn what_is_written_once_reaches_both_who_need_it() {
+    let text =
+        "[job]\nmax_attempts = 9\n[llm]\ncontext_window = 9000\nmax_answer_tokens = 77\nspacing = \"1s\"\n";
+    let config = load_text(text).unwrap().config;
+    assert_eq!(config.actors.job.retry.max_attempts, 9);
+    assert_eq!((config.agent.context_window, config.agent.max_answer_tokens), (9000, 77));
+    assert_eq!(config.actors.llm_spacing, std::time::Duration::from_secs(1));
+    assert_eq!(config.actors.lease, config.queue.lease);
+    assert_eq!(config.agent.price("any"), None);
+}
+
+#[test]
+fn the_values_that_hold_are_shown_with_their_sources() {
+    let variables = [("STEADFAST_JOB__CONCURRENCY".to_owned(), "16".to_owned())];
+    let loaded = load_from(Some((Path::new("c.toml"), "[llm]\nmodel = \"m\"\n")), variables).unwrap();
+    let shown = loaded.show();
+    for line in [
+        "model = \"m\"  # c.toml:2",
+        "concurrency = 16  # STEADFAST_JOB__CONCURRENCY",
+        "lease = \"30s\"  # default",
+        "[llm.retry]",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} not in\n{shown}");
+    }
+    // What is shown can be read again and means the same.
+    let again = load_text(&shown).unwrap();
+    assert_eq!(again.values, loaded.values);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = load(Some(Path::new("/nowhere/steadfast.toml"))).unwrap_err().to_string();
+    assert!(error.contains("/nowhere/steadfast.toml") && error.contains("cannot read"), "{error}");
+}
+
+#[test]
+fn the_reference_page_is_up_to_date() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md"));
+    assert!(
+        page.unwrap_or_default() == reference(),
+        "docs/configuration.md is out of date: cargo run -- config docs > docs/configuration.md"
+    );
+}

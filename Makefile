@@ -1,0 +1,59 @@
+# The habits. `make` alone lists them.
+
+# What the simulation, the tests and the agent's jail need beside Rust.
+NEEDS := git redis-server bwrap
+PACKAGES := git redis-server bubblewrap
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+ARGS ?=
+
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## install what is missing: git, redis-server (tests), bubblewrap (the jail for commands)
+	@missing=; for need in $(NEEDS); do command -v $$need >/dev/null || missing="$$missing $$need"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	echo "missing:$$missing"; \
+	echo "  git drives the workspaces, redis-server is the queue in tests and 'make demo --redis',"; \
+	echo "  bubblewrap (bwrap) is the jail in which the agent's commands run"; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "this is no Debian or Ubuntu: install git, redis and bubblewrap with your package manager" >&2; exit 1; fi; \
+	if [ -n "$(SUDO)" ] && ! command -v sudo >/dev/null; then \
+		echo "not root and no sudo: have somebody run 'apt-get install $(PACKAGES)'" >&2; exit 1; fi; \
+	set -e; echo "installing $(PACKAGES) by apt-get"; \
+	$(SUDO) apt-get update -qq; \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES)
+
+.PHONY: demo
+demo: setup ## show it at work against simulated APIs; ARGS='--jobs 20 --rpm 120', see ARGS=--help
+	@cargo build --workspace --bins
+	@./target/debug/steadfast-demo $(ARGS)
+
+.PHONY: build
+build: ## the release binary, target/release/steadfast
+	cargo build --release --bin steadfast
+
+.PHONY: test
+test: setup ## every test
+	cargo test --workspace
+
+.PHONY: lint
+lint: ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: doc
+doc: ## the API's documentation, warnings are errors; and docs/configuration.md anew
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+	cargo run --quiet --bin steadfast -- config docs > docs/configuration.md
+
+.PHONY: deny
+deny: ## licences and sources of the dependencies, where cargo-deny is installed
+	@if command -v cargo-deny >/dev/null; then cargo deny check licenses sources bans; \
+	else echo "cargo-deny is not installed: skipped (cargo install --locked cargo-deny)"; fi
+
+.PHONY: check
+check: lint test doc deny ## all of it: before every push
+	@git diff --exit-code --stat -- docs/configuration.md \
+	|| { echo "docs/configuration.md was out of date: commit it" >&2; exit 1; }
