@@ -173,7 +173,8 @@ impl World {
                 return Outcome::Reply(self.refused_by_fault(operation, *code, headers, body));
             }
             Some(Fault::PrimaryLimit { reset_in }) => {
-                let reply = github::primary_refusal(self, self.now().secs() + *reset_in as i64);
+                let reset = self.now() + Duration::from_secs(*reset_in);
+                let reply = github::primary_refusal(self, reset.secs()).with("date", &self.http_date());
                 self.note_refusal(operation, &reply);
                 return Outcome::Reply(reply);
             }
@@ -192,6 +193,7 @@ impl World {
             Route::Git(call) => github::git(self, &parts, call, body).await,
             Route::Admin(_) | Route::Nowhere => not_found(&parts.method, parts.uri.path()),
         };
+        reply.set("date", &self.http_date());
         self.note_refusal(operation, &reply);
         match fault {
             Some(Fault::DoneButLost) => {
@@ -239,8 +241,15 @@ impl World {
                 reply.headers.insert(name, value);
             }
         }
+        reply.set("date", &self.http_date());
         self.note_refusal(operation, &reply);
         reply
+    }
+
+    /// The world's time as answers carry it; it may be far from the machine's.
+    fn http_date(&self) -> String {
+        let since_epoch = Duration::from_millis(u64::try_from(self.now().millis()).unwrap_or(0));
+        httpdate::fmt_http_date(std::time::UNIX_EPOCH + since_epoch)
     }
 
     fn note_refusal(&self, operation: Operation, reply: &Reply) {

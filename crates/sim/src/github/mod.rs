@@ -1,33 +1,35 @@
 //! GitHub's REST API and its git remote: who may, how often, and what is answered.
 
 mod app;
+mod asked;
 mod auth;
 mod comments;
 mod pulls;
 mod quota;
 mod refs;
+mod remote;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use steadfast_core::time::Timestamp;
 
-use crate::config::{Level, Repository, WorldConfig};
+use crate::config::WorldConfig;
 use crate::faults::Operation;
-use crate::git::backend::{self, GitRequest};
 use crate::records::{CommentRecord, PullRecord, Records};
 use crate::reply::Reply;
 use crate::world::World;
+use asked::{Asked, broken, invalid, invalid_field, iso, not_found, refusal};
 use auth::{Caller, TokenInfo};
 use quota::Quota;
 pub(crate) use quota::primary_refusal;
+pub(crate) use remote::git;
 
 const DOCS: &str = "https://docs.github.com/rest";
 /// Most characters of a comment or of a pull request's text.
@@ -166,126 +168,6 @@ impl GithubState {
     }
 }
 
-/// A refusal in GitHub's form.
-fn refusal(status: StatusCode, message: impl Into<String>) -> Reply {
-    let message = message.into();
-    let body = json!({
-        "message": message, "documentation_url": DOCS, "status": status.as_u16().to_string(),
-    });
-    Reply::json(status, &body).because(message)
-}
-
-fn not_found() -> Reply {
-    refusal(StatusCode::NOT_FOUND, "Not Found")
-}
-
-/// 422 with one error of a field, or a custom one.
-fn invalid(error: Value) -> Reply {
-    let body = json!({
-        "message": "Validation Failed", "errors": [error], "documentation_url": DOCS, "status": "422",
-    });
-    Reply::json(StatusCode::UNPROCESSABLE_ENTITY, &body).because(format!("Validation Failed: {error}"))
-}
-
-fn invalid_field(resource: &str, field: &str, code: &str) -> Reply {
-    invalid(json!({"resource": resource, "field": field, "code": code}))
-}
-
-/// A time as GitHub writes it: whole seconds.
-fn iso(at: Timestamp) -> String {
-    let text = at.to_string();
-    match text.split_once('.') {
-        Some((seconds, _)) => format!("{seconds}Z"),
-        None => text,
-    }
-}
-
-/// One request with who asks it.
-struct Asked<'a> {
-    world: &'a World,
-    caller: Caller,
-    body: Value,
-    query: HashMap<String, String>,
-    base_url: String,
-    path: String,
-}
-
-impl Asked<'_> {
-    /// The repository, if this caller may know of it.
-    fn repository(&self, name: &RepoName) -> Result<&Repository, Reply> {
-        let found = self.world.config.repositories.iter().find(|repository| {
-            repository.owner.eq_ignore_ascii_case(&name.owner)
-                && repository.name.eq_ignore_ascii_case(&name.name)
-        });
-        let repository = found.ok_or_else(not_found)?;
-        if self.caller.sees(&repository.name) { Ok(repository) } else { Err(not_found()) }
-    }
-
-    /// The repository, if this caller has one of the permissions at that level.
-    fn allowed(&self, name: &RepoName, any_of: &[&str], level: Level) -> Result<&Repository, Reply> {
-        let repository = self.repository(name)?;
-        if any_of.iter().any(|permission| self.caller.has(permission, level)) {
-            return Ok(repository);
-        }
-        let word = if level == Level::Write { "write" } else { "read" };
-        let wanted: Vec<String> = any_of.iter().map(|permission| format!("{permission}={word}")).collect();
-        let reply = refusal(StatusCode::FORBIDDEN, "Resource not accessible by integration");
-        Err(reply.with("x-accepted-github-permissions", &wanted.join("; ")))
-    }
-
-    fn text(&self, field: &str) -> Option<&str> {
-        self.body.get(field).and_then(Value::as_str)
-    }
-
-    /// A page of a list by `per_page` and `page`, with its `link` header.
-    fn page(&self, list: Vec<Value>) -> Reply {
-        let number = |name: &str, otherwise: usize| {
-            self.query.get(name).and_then(|text| text.parse::<usize>().ok()).unwrap_or(otherwise)
-        };
-        let per_page = number("per_page", 30).clamp(1, 100);
-        let page = number("page", 1).max(1);
-        let last = list.len().div_ceil(per_page).max(1);
-        let shown: Vec<Value> = list.into_iter().skip((page - 1) * per_page).take(per_page).collect();
-        let reply = Reply::json(StatusCode::OK, &Value::Array(shown));
-        let link = |to: usize, relation: &str| {
-            let mut address = format!("{}{}?", self.base_url, self.path);
-            let kept = self.query.iter().filter(|(name, _)| *name != "page" && *name != "per_page");
-            for (name, value) in kept {
-                let value: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
-                address.push_str(&format!("{name}={value}&"));
-            }
-            format!("<{address}per_page={per_page}&page={to}>; rel=\"{relation}\"")
-        };
-        let mut links = Vec::new();
-        if page > 1 {
-            links.extend([link(page - 1, "prev"), link(1, "first")]);
-        }
-        if page < last {
-            links.extend([link(page + 1, "next"), link(last, "last")]);
-        }
-        if links.is_empty() { reply } else { reply.with("link", &links.join(", ")) }
-    }
-
-    /// Whether something that arose at `created` is seen by now.
-    fn is_seen(&self, created: Timestamp) -> bool {
-        self.world.now().since(created) >= self.world.config.github.lag
-    }
-
-    /// Runs what blocks on the blocking pool.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&crate::git::Repos) -> T + Send + 'static,
-    ) -> Result<T, Reply> {
-        let repos = self.world.repos.clone();
-        tokio::task::spawn_blocking(move || work(&repos)).await.map_err(|error| broken(&error.to_string()))
-    }
-}
-
-/// The simulation's own failure; not one of GitHub's.
-fn broken(why: &str) -> Reply {
-    refusal(StatusCode::INTERNAL_SERVER_ERROR, format!("the simulation failed: {why}"))
-}
-
 /// Answers a REST request.
 pub(crate) async fn answer(world: &World, parts: &Parts, call: GithubCall, body: &[u8]) -> Reply {
     let at = world.now();
@@ -298,21 +180,8 @@ pub(crate) async fn answer(world: &World, parts: &Parts, call: GithubCall, body:
     reply.set("x-github-request-id", &format!("{:04X}:{:08X}", request_id >> 48, request_id & 0xffff_ffff));
     reply.set("x-github-media-type", "github.v3; format=json");
     reply.set("x-github-api-version-selected", "2022-11-28");
-    reply.set("date", &http_date(world.now()));
     tracing::trace!(?operation, status = reply.status.as_u16(), "github answered");
     reply
-}
-
-/// RFC 9110's form of a time; the world's time may be far from the machine's.
-fn http_date(at: Timestamp) -> String {
-    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let text = at.to_string();
-    let day = DAYS[usize::try_from(at.secs() / 86_400 % 7).unwrap_or(0)];
-    let month = text.get(5..7).and_then(|month| month.parse::<usize>().ok()).unwrap_or(1);
-    let part = |range: std::ops::Range<usize>| text.get(range).unwrap_or_default().to_owned();
-    format!("{day}, {} {} {} {} GMT", part(8..10), MONTHS[(month - 1) % 12], part(0..4), part(11..19))
 }
 
 async fn checked(world: &World, parts: &Parts, call: GithubCall, body: &[u8]) -> Result<Reply, Reply> {
@@ -418,59 +287,4 @@ async fn dispatch(asked: &Asked<'_>, call: GithubCall) -> Result<Reply, Reply> {
         Call::PullEdit(repo, number) => pulls::edit(asked, &repo, number),
         Call::Unknown => Err(not_found()),
     }
-}
-
-/// Answers a git request: Basic credentials, then rights, then git itself.
-pub(crate) async fn git(world: &World, parts: &Parts, call: GitCall, body: Bytes) -> Reply {
-    match git_checked(world, parts, call, body).await {
-        Ok(reply) | Err(reply) => reply,
-    }
-}
-
-fn git_refusal(status: StatusCode, message: &str) -> Reply {
-    Reply::bytes(status, "text/plain; charset=utf-8", format!("{message}\n")).because(message)
-}
-
-async fn git_checked(world: &World, parts: &Parts, call: GitCall, body: Bytes) -> Result<Reply, Reply> {
-    let unauthorized = |message: &str| {
-        git_refusal(StatusCode::UNAUTHORIZED, message).with("www-authenticate", "Basic realm=\"GitHub\"")
-    };
-    let Some(token) = auth::basic_password(&parts.headers) else {
-        return Err(unauthorized("No anonymous access."));
-    };
-    let caller = auth::by_token(world, &token).map_err(|_| unauthorized("Invalid username or token."))?;
-    let known = world.config.repositories.iter().find(|repository| {
-        repository.owner.eq_ignore_ascii_case(&call.repo.owner)
-            && repository.name.eq_ignore_ascii_case(&call.repo.name)
-    });
-    let repository = known
-        .filter(|repository| caller.sees(&repository.name) && caller.has("contents", Level::Read))
-        .ok_or_else(|| git_refusal(StatusCode::NOT_FOUND, "Repository not found."))?;
-    let full_name = repository.full_name();
-    if call.push && !caller.has("contents", Level::Write) {
-        let who = caller.login(world);
-        let message = format!("Permission to {full_name}.git denied to {who}.");
-        return Err(git_refusal(StatusCode::FORBIDDEN, &message));
-    }
-    let writes = call.push && !call.advertises;
-    let _in_work = writes.then(|| quota::begin_write(world));
-    world.pause(world.config.latency.git).await;
-    let header = |name: http::HeaderName| {
-        parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-    };
-    let request = GitRequest {
-        method: parts.method.to_string(),
-        path: format!("/{full_name}.git/{}", call.rest),
-        query: call.query,
-        content_type: header(http::header::CONTENT_TYPE),
-        content_encoding: header(http::header::CONTENT_ENCODING),
-        protocol: header(http::HeaderName::from_static("git-protocol")),
-        user: caller.login(world),
-        body,
-    };
-    let reply = backend::run(world.repos.clone(), request).await;
-    if writes {
-        refs::notice(world, &call.repo).await;
-    }
-    Ok(reply)
 }

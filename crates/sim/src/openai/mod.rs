@@ -1,6 +1,7 @@
 //! The model server: `/v1/chat/completions` and `/v1/models`, with limits of requests and tokens.
 
 mod answer;
+mod messages;
 mod request;
 
 use std::collections::{HashMap, HashSet};
@@ -140,7 +141,7 @@ async fn answer_chat(
         return Err(Refusal::new(status, message, None, Some("unsupported_content_type")));
     }
     let request = request::parse(body, config)?;
-    let (prompt_tokens, cached_tokens) = count(world, &request);
+    let Counted { prompt_tokens, cached_tokens, prefixes } = count(world, &request);
     let wanted = prompt_tokens + request.max_tokens.unwrap_or(0);
     if wanted > config.context_window {
         let message = format!(
@@ -163,6 +164,7 @@ async fn answer_chat(
         }
     };
 
+    cache(world, prefixes);
     let seen = model::read(&request.messages, &request.tools);
     let said = {
         let state = world.state();
@@ -191,24 +193,41 @@ async fn answer_chat(
     Ok(reply)
 }
 
-/// Counts the question, and what of it the prompt cache holds; its prefixes are cached from then on.
-fn count(world: &World, request: &ChatRequest) -> (u64, u64) {
+/// A question, counted.
+struct Counted {
+    prompt_tokens: u64,
+    cached_tokens: u64,
+    /// Hashes of its beginnings, one a message, for the prompt cache.
+    prefixes: Vec<u64>,
+}
+
+/// Counts the question, and what of it the prompt cache holds.
+fn count(world: &World, request: &ChatRequest) -> Counted {
     let mut total = tokens(&request.tools_text) + 3;
     let mut hash = mix(0, &[request.model.as_bytes(), request.tools_text.as_bytes()]);
     let mut cached = 0;
-    let mut state = world.state();
-    if state.llm.prefixes.len() > CACHED_PREFIXES {
-        state.llm.prefixes.clear();
-    }
+    let mut prefixes = Vec::with_capacity(request.messages.len());
+    let state = world.state();
     for message in &request.messages {
         let text = message.to_string();
         total += tokens(&text) + 4;
         hash = mix(hash, &[text.as_bytes()]);
-        if !state.llm.prefixes.insert(hash) {
+        prefixes.push(hash);
+        if state.llm.prefixes.contains(&hash) {
             cached = total;
         }
     }
-    (total, if cached >= CACHE_FROM { cached / 128 * 128 } else { 0 })
+    let cached_tokens = if cached >= CACHE_FROM { cached / 128 * 128 } else { 0 };
+    Counted { prompt_tokens: total, cached_tokens, prefixes }
+}
+
+/// Puts the beginnings of a question that is answered into the prompt cache.
+fn cache(world: &World, prefixes: Vec<u64>) {
+    let mut state = world.state();
+    if state.llm.prefixes.len() > CACHED_PREFIXES {
+        state.llm.prefixes.clear();
+    }
+    state.llm.prefixes.extend(prefixes);
 }
 
 /// Takes a request and its tokens from the limits, or refuses.
