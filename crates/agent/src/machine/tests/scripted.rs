@@ -98,6 +98,13 @@ fn a_job_that_goes_well() {
 }
 
 #[test]
+fn every_call_that_may_change_something_is_announced() {
+    let (_, run, _) = play(vec![calls(vec![write("a"), write("b"), read("a"), write("c")])]);
+    let announced = run.journal.iter().filter(|event| matches!(event, Event::ToolStarted { .. })).count();
+    assert_eq!(announced, 3);
+}
+
+#[test]
 fn the_effects_are_the_same_whenever_asked_for() {
     let mut run = Run::new(settings(), job());
     let mut script = Script::new(vec![]);
@@ -287,6 +294,16 @@ fn a_refused_change_goes_back_to_the_model_a_few_times() {
 }
 
 #[test]
+fn calls_after_a_finish_that_was_refused_are_answered_and_not_run() {
+    let refused = Event::ChangeRefused { why: "too large".into() };
+    let answers = vec![calls(vec![finish("one"), write("a"), finish("two")])];
+    let mut script = Script { pushes: vec![refused], ..Script::new(answers) };
+    let (end, run) = Run::new(settings(), job()).finish(&mut script);
+    assert_eq!((script.calls.len(), end.summary.as_str()), (0, "Fixed the crash."));
+    assert!(last_told(&run, 1).contains("finish came before it"), "{}", last_told(&run, 1));
+}
+
+#[test]
 fn checks_run_before_the_first_change_and_before_the_pull_request() {
     let settings = AgentSettings { checks: vec!["make test".into()], ..settings() };
     // Passes before; fails after the first change, passes after the second.
@@ -334,6 +351,35 @@ fn too_long_compacts_and_in_the_end_gives_up() {
     script.answers = vec![Event::ContextTooLong; 9];
     let (end, _) = Run::new(settings(), job()).finish(&mut script);
     assert_eq!(end.reason, EndReason::ContextTooLong);
+}
+
+#[test]
+fn the_servers_count_decides_when_to_compact() {
+    let long = |_: &ToolCall| ("line\n".repeat(2_000), false);
+    let counted = |tokens| {
+        let mut answers: Vec<_> = (0..9).map(|n| calls(vec![read(&n.to_string())])).collect();
+        answers[8].usage = Some(Usage { prompt_tokens: tokens, ..Usage::default() });
+        let (_, run) =
+            Run::new(settings(), job()).finish(&mut Script { output: long, ..Script::new(answers) });
+        format!("{:?}", run.requests[9].messages).contains("left out to save room")
+    };
+    assert!(!counted(90_000) && counted(110_000));
+}
+
+#[test]
+fn a_conversation_that_was_taken_is_spared_the_hardest() {
+    let long = |_: &ToolCall| ("line\n".repeat(2_000), false);
+    let answers = (0..12).map(|n| calls(vec![read(&n.to_string())])).collect();
+    let mut script = Script { output: long, ..Script::new(answers) };
+    script.answers.insert(6, Event::ContextTooLong);
+    script.answers.insert(0, Event::ContextTooLong);
+    let (_, run) = Run::new(settings(), job()).finish(&mut script);
+    let last = run.requests.last().unwrap();
+    let whole = last
+        .messages
+        .iter()
+        .filter(|message| matches!(message, Message::Tool { content, .. } if content.contains("line\nline")));
+    assert!(whole.count() >= 2, "the newest outputs are kept");
 }
 
 #[test]
