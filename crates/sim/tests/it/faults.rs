@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use steadfast_http::TransportError;
+use steadfast_http::{ReqwestTransport, Settings, Timeouts, Transport, TransportError};
 use steadfast_sim::{Fault, FaultRule, Operation, ServeHandle, Server, Target, Weather, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{TIMEOUTS, chat, chat_request, github, hello, installation_token, try_send, world};
+use crate::support::{
+    Answer, TIMEOUTS, chat, chat_request, github, hello, installation_token, try_send, try_send_by, world,
+};
 
 const CHAT: Target = Target::Operation(Operation::Chat);
 
@@ -183,6 +185,53 @@ async fn over_sockets_a_reset_resets_and_a_cut_cuts() {
 
     world.fault(next(Fault::html_502()));
     assert!(over_socket(&served).await.0.starts_with("HTTP/1.1 502"));
+    served.shutdown().await;
+}
+
+/// What a client sees, without the wording.
+fn outcome(result: Result<Answer, TransportError>) -> String {
+    match result {
+        Ok(answer) => answer.status.to_string(),
+        Err(TransportError::Connect(_)) => "no connection".to_owned(),
+        Err(TransportError::Lost(_)) => "lost".to_owned(),
+        Err(TransportError::Timeout { what, .. }) => format!("no {what}"),
+        Err(TransportError::CutOff(_)) => "cut off".to_owned(),
+        Err(TransportError::TooLarge { .. }) => "too large".to_owned(),
+        Err(TransportError::Unusable(_)) => "unusable".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn both_transports_show_a_fault_alike() {
+    let world = world(|_| {});
+    let served = served(&world).await;
+    let settings = Settings { connect_timeout: Duration::from_secs(30) };
+    let sockets = ReqwestTransport::new(&settings).unwrap();
+    let in_process = world.transport();
+    let patient = TIMEOUTS;
+    let brief = Duration::from_millis(200);
+    let mut streamed = hello();
+    streamed["stream"] = json!(true);
+    for (fault, body, timeouts, expected) in [
+        (Fault::Hang, hello(), Timeouts { first_byte: brief, ..patient }, "no answer"),
+        (Fault::Reset, hello(), patient, "lost"),
+        (Fault::DoneButLost, hello(), patient, "lost"),
+        (Fault::CutBody { after: 60 }, hello(), patient, "cut off"),
+        (Fault::CutBody { after: 700 }, streamed.clone(), patient, "cut off"),
+        (Fault::SilentAfter { after: 60 }, hello(), Timeouts { idle: brief, ..patient }, "no further data"),
+        (Fault::SlowStream { pause_ms: 1, piece: 50 }, streamed, patient, "200 OK"),
+        (Fault::html_502(), hello(), patient, "502 Bad Gateway"),
+    ] {
+        for (name, transport) in
+            [("in the process", &*in_process), ("over sockets", &sockets as &dyn Transport)]
+        {
+            world.fault(next(fault.clone()));
+            let mut request = chat_request(&body);
+            *request.uri_mut() = format!("{}/v1/chat/completions", served.url()).parse().unwrap();
+            let seen = outcome(try_send_by(transport, request, timeouts).await);
+            assert_eq!(seen, expected, "{fault:?} {name}");
+        }
+    }
     served.shutdown().await;
 }
 

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
 use steadfast_core::time::Timestamp;
-use steadfast_http::{Timeouts, TransportError};
+use steadfast_http::{Timeouts, Transport, TransportError};
 use steadfast_sim::{SIMULATION_ONLY_PRIVATE_KEY, World, WorldConfig};
 
 /// When every test's world begins: 2026-01-05T10:00:00Z.
@@ -47,7 +47,15 @@ impl Answer {
 }
 
 pub async fn try_send(world: &Arc<World>, request: Request<Bytes>) -> Result<Answer, TransportError> {
-    let response = world.transport().send(request, TIMEOUTS).await?;
+    try_send_by(&*world.transport(), request, TIMEOUTS).await
+}
+
+pub async fn try_send_by(
+    transport: &dyn Transport,
+    request: Request<Bytes>,
+    timeouts: Timeouts,
+) -> Result<Answer, TransportError> {
+    let response = transport.send(request, timeouts).await?;
     let (parts, mut pieces) = response.into_parts();
     let mut body = Vec::new();
     while let Some(piece) = pieces.next().await {
