@@ -45,7 +45,7 @@ type Row = (&'static str, u16, &'static [(&'static str, &'static str)], &'static
 
 #[test]
 fn a_429_waits_as_long_as_it_says() {
-    let rows: [Row; 19] = [
+    let rows: [Row; 20] = [
         ("seconds", 429, &[("retry-after", "7")], "", until(7000)),
         ("fractions", 429, &[("retry-after", "0.5")], "", until(500)),
         ("milliseconds win", 429, &[("retry-after-ms", "120"), ("retry-after", "7")], "", until(120)),
@@ -60,6 +60,17 @@ fn a_429_waits_as_long_as_it_says() {
             ],
             "",
             until(60_000),
+        ),
+        (
+            "its word, whatever the window's reset",
+            429,
+            &[
+                ("retry-after", "5"),
+                ("x-ratelimit-remaining-requests", "0"),
+                ("x-ratelimit-reset-requests", "9s"),
+            ],
+            "",
+            until(5000),
         ),
         (
             "the reset of used up requests",
