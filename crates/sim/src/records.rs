@@ -72,6 +72,8 @@ pub struct PullRecord {
     pub head_sha: String,
     /// The branch that it goes to.
     pub base: String,
+    /// Whether it is marked as not ready.
+    pub draft: bool,
     /// Whether it is open.
     pub open: bool,
     /// When it was made.

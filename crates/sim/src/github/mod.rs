@@ -281,10 +281,10 @@ async fn dispatch(asked: &Asked<'_>, call: GithubCall) -> Result<Reply, Reply> {
         Call::Commit(repo, rev) => refs::commit(asked, &repo, &rev, false).await,
         Call::GitCommit(repo, sha) => refs::commit(asked, &repo, &sha, true).await,
         Call::Compare(repo, base, head) => refs::compare(asked, &repo, &base, &head).await,
-        Call::PullList(repo) => pulls::list(asked, &repo),
+        Call::PullList(repo) => pulls::list(asked, &repo).await,
         Call::PullCreate(repo) => pulls::create(asked, &repo).await,
-        Call::PullGet(repo, number) => pulls::get(asked, &repo, number),
-        Call::PullEdit(repo, number) => pulls::edit(asked, &repo, number),
+        Call::PullGet(repo, number) => pulls::get(asked, &repo, number).await,
+        Call::PullEdit(repo, number) => pulls::edit(asked, &repo, number).await,
         Call::Unknown => Err(not_found()),
     }
 }

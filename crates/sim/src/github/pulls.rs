@@ -1,16 +1,29 @@
 //! Pull requests: none without commits, none for a head that has one.
 
+use std::collections::HashMap;
+
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::app::{repository_json, user_json};
-use super::{Asked, MAX_BODY, RepoName, invalid, invalid_field, iso, not_found, refs};
+use super::{Asked, MAX_BODY, RepoName, broken, invalid, invalid_field, iso, not_found, refs};
 use crate::config::{Level, Repository};
 use crate::records::PullRecord;
 use crate::reply::Reply;
 
-fn pull_json(asked: &Asked<'_>, repository: &Repository, pull: &PullRecord) -> Value {
+/// Branches with the commits at their heads now.
+type Heads = HashMap<String, String>;
+
+async fn heads(asked: &Asked<'_>, repository: &Repository) -> Result<Heads, Reply> {
+    let (owner, name) = (repository.owner.clone(), repository.name.clone());
+    let branches = asked.blocking(move |repos| repos.branches(&owner, &name)).await?;
+    Ok(branches.map_err(|error| broken(&error.to_string()))?.into_iter().collect())
+}
+
+fn pull_json(asked: &Asked<'_>, repository: &Repository, heads: &Heads, pull: &PullRecord) -> Value {
     let PullRecord { repository: full_name, number, .. } = pull;
+    // A pull request follows its branch; when that is gone, it keeps what it had.
+    let head_sha = heads.get(&pull.head).unwrap_or(&pull.head_sha);
     let side = |branch: &str, sha: Option<&str>| {
         json!({
             "label": format!("{}:{branch}", repository.owner), "ref": branch, "sha": sha,
@@ -19,9 +32,10 @@ fn pull_json(asked: &Asked<'_>, repository: &Repository, pull: &PullRecord) -> V
     };
     json!({
         "id": 4_000_000_000_u64 + number, "number": number, "title": pull.title, "body": pull.body,
-        "state": if pull.open { "open" } else { "closed" }, "draft": false, "locked": false,
+        "state": if pull.open { "open" } else { "closed" }, "draft": pull.draft, "locked": false,
         "merged_at": null, "closed_at": null,
-        "head": side(&pull.head, Some(&pull.head_sha)), "base": side(&pull.base, None),
+        "head": side(&pull.head, Some(head_sha)),
+        "base": side(&pull.base, heads.get(&pull.base).map(String::as_str)),
         "user": user_json(asked.world, &asked.caller.login(asked.world)),
         "url": format!("{}/repos/{full_name}/pulls/{number}", asked.base_url),
         "html_url": format!("https://github.com/{full_name}/pull/{number}"),
@@ -30,9 +44,10 @@ fn pull_json(asked: &Asked<'_>, repository: &Repository, pull: &PullRecord) -> V
     })
 }
 
-pub(super) fn list(asked: &Asked<'_>, repo: &RepoName) -> Result<Reply, Reply> {
+pub(super) async fn list(asked: &Asked<'_>, repo: &RepoName) -> Result<Reply, Reply> {
     let repository = asked.allowed(repo, &["pull_requests"], Level::Read)?;
     let full_name = repository.full_name();
+    let heads = heads(asked, repository).await?;
     let wanted = |name: &str| asked.query.get(name).map(String::as_str);
     let state_wanted = wanted("state").unwrap_or("open");
     if !["open", "closed", "all"].contains(&state_wanted) {
@@ -50,8 +65,10 @@ pub(super) fn list(asked: &Asked<'_>, repo: &RepoName) -> Result<Reply, Reply> {
     };
     let mut found: Vec<PullRecord> = state.github.pulls.iter().filter(fits).cloned().collect();
     drop(state);
-    found.sort_by_key(|pull| std::cmp::Reverse(pull.number));
-    Ok(asked.page(found.iter().map(|pull| pull_json(asked, repository, pull)).collect()))
+    if wanted("direction") != Some("asc") {
+        found.reverse();
+    }
+    Ok(asked.page(found.iter().map(|pull| pull_json(asked, repository, &heads, pull)).collect()))
 }
 
 fn text<'a>(asked: &'a Asked<'_>, field: &str) -> Result<&'a str, Reply> {
@@ -91,7 +108,9 @@ pub(super) async fn create(asked: &Asked<'_>, repo: &RepoName) -> Result<Reply, 
         return Err(invalid(json!({"resource": "PullRequest", "code": "custom",
             "message": format!("No commits between {base} and {head}")})));
     }
+    let draft = asked.body.get("draft").and_then(Value::as_bool).unwrap_or(false);
     let full_name = repository.full_name();
+    let heads = heads(asked, repository).await?;
     let now = asked.world.now();
     // From here to the insertion nothing waits: two requests at once cannot both find no other.
     let mut state = asked.world.state();
@@ -113,30 +132,34 @@ pub(super) async fn create(asked: &Asked<'_>, repo: &RepoName) -> Result<Reply, 
         head: head.to_owned(),
         head_sha,
         base: base.to_owned(),
+        draft,
         open: true,
         created: now,
     };
     state.github.pulls.push(pull.clone());
     drop(state);
     let location = format!("{}/repos/{}/pulls/{number}", asked.base_url, pull.repository);
-    Ok(Reply::json(StatusCode::CREATED, &pull_json(asked, repository, &pull)).with("location", &location))
+    Ok(Reply::json(StatusCode::CREATED, &pull_json(asked, repository, &heads, &pull))
+        .with("location", &location))
 }
 
-pub(super) fn get(asked: &Asked<'_>, repo: &RepoName, number: u64) -> Result<Reply, Reply> {
+pub(super) async fn get(asked: &Asked<'_>, repo: &RepoName, number: u64) -> Result<Reply, Reply> {
     let repository = asked.allowed(repo, &["pull_requests"], Level::Read)?;
     let full_name = repository.full_name();
+    let heads = heads(asked, repository).await?;
     let found = {
         let state = asked.world.state();
         let mut pulls = state.github.pulls.iter();
         pulls.find(|pull| pull.repository == full_name && pull.number == number).cloned()
     };
     let pull = found.ok_or_else(not_found)?;
-    Ok(Reply::json(StatusCode::OK, &pull_json(asked, repository, &pull)))
+    Ok(Reply::json(StatusCode::OK, &pull_json(asked, repository, &heads, &pull)))
 }
 
-pub(super) fn edit(asked: &Asked<'_>, repo: &RepoName, number: u64) -> Result<Reply, Reply> {
+pub(super) async fn edit(asked: &Asked<'_>, repo: &RepoName, number: u64) -> Result<Reply, Reply> {
     let repository = asked.allowed(repo, &["pull_requests"], Level::Write)?;
     let full_name = repository.full_name();
+    let heads = heads(asked, repository).await?;
     let body = checked_text(asked)?.map(str::to_owned);
     let open = match asked.text("state") {
         None => None,
@@ -157,5 +180,5 @@ pub(super) fn edit(asked: &Asked<'_>, repo: &RepoName, number: u64) -> Result<Re
     pull.open = open.unwrap_or(pull.open);
     let pull = pull.clone();
     drop(state);
-    Ok(Reply::json(StatusCode::OK, &pull_json(asked, repository, &pull)))
+    Ok(Reply::json(StatusCode::OK, &pull_json(asked, repository, &heads, &pull)))
 }
