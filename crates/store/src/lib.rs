@@ -9,6 +9,8 @@ mod record;
 pub mod redis_store;
 pub mod settings;
 pub mod sqlite;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod types;
 
 use std::sync::Arc;

@@ -45,16 +45,16 @@ impl Core {
         }
         let mut claiming = self.claiming.lock().await;
         self.take_in().await?;
-        let mut earlier = Vec::new();
-        if claiming.uncertain {
-            earlier = self.told_before(&claiming, most).await?;
-        }
         let mut rows = Vec::new();
         for _ in 0..TRIES {
+            let earlier = match claiming.uncertain {
+                true => self.told_before(&claiming, most).await?,
+                false => Vec::new(),
+            };
             let call = self.call().arg(most - earlier.len());
             let fresh: Vec<String> = self.link.script(&self.scripts.candidates, &call).await?;
             let fresh = fresh.into_iter().map(|id| (id, String::new()));
-            let candidates: Vec<_> = earlier.drain(..).chain(fresh).collect();
+            let candidates: Vec<_> = earlier.into_iter().chain(fresh).collect();
             if candidates.is_empty() {
                 break;
             }

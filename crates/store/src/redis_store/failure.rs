@@ -40,9 +40,6 @@ pub(super) fn failure(shown: &str, error: &RedisError) -> StoreError {
             ErrorKind::AuthenticationFailed => unusable("redis refuses the user or password in queue.url"),
             ErrorKind::InvalidClientConfig => unusable(&format!("queue.url cannot be read: {error}")),
             ErrorKind::Parse => unusable("what answers there is not redis: check host and port in queue.url"),
-            ErrorKind::UnexpectedReturnType => unusable(&format!(
-                "redis answers what this build does not expect ({error}): it needs redis 7"
-            )),
             _ => unavailable(&error.to_string()),
         },
     }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redis::{RedisResult, Value, cmd};
+use redis::{Value, cmd};
 use steadfast_core::job::Job;
 
 use super::Core;
@@ -106,7 +106,7 @@ impl Core {
 
     /// Runs a command that needs the group, making it if it is gone.
     async fn in_group(&self, command: &redis::Cmd) -> Result<Value> {
-        let answer: RedisResult<Value> = self.link.raw(command).await;
+        let answer = self.link.raw(command).await;
         let answer = match answer {
             Err(error) if is_no_group(&error) => {
                 self.make_group().await?;
@@ -121,7 +121,7 @@ impl Core {
     pub async fn make_group(&self) -> Result<()> {
         let mut make = cmd("XGROUP");
         make.arg("CREATE").arg(self.keys.stream()).arg(GROUP).arg(0).arg("MKSTREAM");
-        let answer: RedisResult<Value> = self.link.raw(&make).await;
+        let answer = self.link.raw(&make).await;
         match answer {
             Ok(_) => {
                 tracing::info!(store = %self.link.shown, group = GROUP, "consumer group made");

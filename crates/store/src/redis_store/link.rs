@@ -6,7 +6,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
-    ScriptInvocation,
+    ScriptInvocation, Value,
 };
 use tokio::sync::Mutex;
 
@@ -89,7 +89,7 @@ impl Link {
 
     /// Sends something over the connection; if that turns out to have been closed, once more over a
     /// new one. Only for what may be done twice.
-    async fn send<T: FromRedisValue>(&self, request: Request<'_>) -> RedisResult<T> {
+    async fn send(&self, request: Request<'_>) -> RedisResult<Value> {
         let mut again = true;
         loop {
             let (mut connection, number) = self.connection().await?;
@@ -111,19 +111,18 @@ impl Link {
     }
 
     /// One command, its error as it came.
-    pub async fn raw<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+    pub async fn raw(&self, command: &Cmd) -> RedisResult<Value> {
         self.send(Request::Command(command)).await
     }
 
     /// One command.
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
-        self.raw(command).await.map_err(|error| self.failure(&error))
+        self.read(self.raw(command).await)
     }
 
     /// Commands in one write.
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
-        let answer = self.send(Request::Pipeline(pipeline)).await;
-        answer.map_err(|error| self.failure(&error))
+        self.read(self.send(Request::Pipeline(pipeline)).await)
     }
 
     /// One script, by its hash; loaded if the server does not know it (any more).
@@ -135,8 +134,19 @@ impl Link {
         for arg in &call.args {
             invocation.arg(arg.as_slice());
         }
-        let answer = self.send(Request::Script(&invocation)).await;
-        answer.map_err(|error| self.failure(&error))
+        self.read(self.send(Request::Script(&invocation)).await)
+    }
+
+    /// Reads an answer as what it ought to be. An answer of another shape says nothing against the
+    /// connection.
+    fn read<T: FromRedisValue>(&self, answer: RedisResult<Value>) -> Result<T> {
+        let answer = answer.map_err(|error| self.failure(&error))?;
+        redis::from_redis_value(answer).map_err(|error| {
+            let shown = &self.shown;
+            StoreError::Unusable(format!(
+                "{shown}: redis answers what this build does not expect ({error}): it needs redis 7"
+            ))
+        })
     }
 
     /// What an error means.
@@ -154,7 +164,7 @@ enum Request<'a> {
 }
 
 impl Request<'_> {
-    async fn send<T: FromRedisValue>(self, over: &mut MultiplexedConnection) -> RedisResult<T> {
+    async fn send(self, over: &mut MultiplexedConnection) -> RedisResult<Value> {
         match self {
             Request::Command(command) => command.query_async(over).await,
             Request::Pipeline(pipeline) => pipeline.query_async(over).await,

@@ -205,8 +205,7 @@ impl Store for RedisStore {
         let call = call.arg(core.caps.steps).arg(core.caps.journal);
         let call = call.arg(u8::from(patch.is_some())).bytes(patch.unwrap_or_default());
         let call = steps.iter().fold(call, |call, step| call.bytes(step));
-        let (answer, actual): (String, Option<usize>) = core.link.script(&core.scripts.append, &call).await?;
-        let actual = actual.unwrap_or_default();
+        let (answer, actual): (String, usize) = core.link.script(&core.scripts.append, &call).await?;
         match answer.as_str() {
             "ok" => Ok(()),
             "misplaced" => Err(misplaced(&lease.job, at as usize, actual)),

@@ -129,17 +129,27 @@ impl Store for SqliteStore {
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
         let _one_at_a_time = self.claiming.lock().await;
         let (path, runner, lease) = (self.path.clone(), Arc::clone(&self.runner), self.lease);
-        let mut earlier = leases(&self.undelivered).clone();
-        let later = earlier.split_off(most.min(earlier.len()));
-        let (undelivered, kept) = (Arc::clone(&self.undelivered), later.clone());
-        let op = move |conn: &Connection| Tx::new(conn, &path)?.claim(most, &earlier, lease, &runner);
-        // Once it is on disk, and before this call is sure to hear of it.
-        let done = move |claims: &Vec<Claim>| {
-            let claimed = claims.iter().map(|claim| claim.lease.clone());
-            *leases(&undelivered) = claimed.chain(kept).collect();
+        let (list, list_of_op) = (Arc::clone(&self.undelivered), Arc::clone(&self.undelivered));
+        // What is claimed goes onto the list on the writing thread, where one claim follows another
+        // even if this call was dropped; and off the list once this call has heard of it.
+        let op = move |conn: &Connection| {
+            let earlier: Vec<Lease> = leases(&list_of_op).iter().take(most).cloned().collect();
+            let claims = Tx::new(conn, &path)?.claim(most, &earlier, lease, &runner)?;
+            let fresh = claims.iter().map(|claim| claim.lease.clone());
+            let fresh: Vec<Lease> = fresh.filter(|lease| !earlier.contains(lease)).collect();
+            let mut list = leases(&list_of_op);
+            list.retain(|lease| !earlier.contains(lease) || claims.iter().any(|claim| claim.lease == *lease));
+            list.extend(fresh.iter().cloned());
+            drop(list);
+            Ok((claims, fresh))
         };
-        let claims = self.writer.run_then(op, done).await?;
-        *leases(&self.undelivered) = later;
+        let done = move |(_, fresh): &(Vec<Claim>, Vec<Lease>), kept: bool| {
+            if !kept {
+                leases(&list).retain(|lease| !fresh.contains(lease));
+            }
+        };
+        let (claims, _) = self.writer.run_then(op, done).await?;
+        leases(&self.undelivered).retain(|lease| claims.iter().all(|claim| claim.lease != *lease));
         Ok(claims)
     }
 

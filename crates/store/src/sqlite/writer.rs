@@ -39,7 +39,7 @@ struct Op<F, D, T> {
 impl<F, D, T> Work for Op<F, D, T>
 where
     F: FnOnce(&Connection) -> Result<T> + Send,
-    D: FnOnce(&T) + Send,
+    D: FnOnce(&T, bool) + Send,
     T: Send,
 {
     fn run(&mut self, conn: &Connection) -> bool {
@@ -52,12 +52,13 @@ where
         let result = match (lost, result) {
             // What was refused was refused, whatever became of the others.
             (_, Some(Err(error))) => Err(error),
-            (Some(lost), _) => Err(lost),
-            (None, Some(Ok(value))) => {
-                done(&value);
-                Ok(value)
+            (lost, Some(Ok(value))) => {
+                done(&value, lost.is_none());
+                lost.map_or(Ok(value), Err)
             }
-            (None, None) => Err(StoreError::Unavailable("the transition was not tried".into())),
+            (lost, None) => {
+                Err(lost.unwrap_or_else(|| StoreError::Unavailable("the transition was not tried".into())))
+            }
         };
         // Nobody may be listening any more: `done` has told whoever must know.
         let _ = reply.send(result);
@@ -81,14 +82,15 @@ impl Writer {
         &self,
         op: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.run_then(op, |_| ()).await
+        self.run_then(op, |_, _| ()).await
     }
 
-    /// The same; `done` is called after the commit, even if the caller waits no more.
+    /// The same; `done` hears on the writing thread whether it was kept, even if the caller waits no
+    /// more.
     pub async fn run_then<T: Send + 'static>(
         &self,
         op: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
-        done: impl FnOnce(&T) + Send + 'static,
+        done: impl FnOnce(&T, bool) + Send + 'static,
     ) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let gone = || StoreError::Unavailable("the SQLite store's writer has ended: restart".into());

@@ -2,7 +2,7 @@
 -- bytes, 7 '1' if there is a patch, 8 the patch, then the steps.
 local key, journal = KEYS[10], KEYS[13]
 local found = redis.pcall('HMGET', key, 'token', 'state', 'steps', 'journalBytes')
-if found.err or found[1] ~= ARGV[3] or found[2] ~= 'running' then return {'lost'} end
+if found.err or found[1] ~= ARGV[3] or found[2] ~= 'running' then return {'lost', 0} end
 local at, count = tonumber(ARGV[4]), #ARGV - 8
 local have = redis.call('LLEN', journal)
 if have ~= tonumber(found[3]) then return {'gone', have} end
@@ -11,7 +11,7 @@ if at < have then
   for i = 1, count do
     if redis.call('LINDEX', journal, at + i - 1) ~= ARGV[8 + i] then return {'misplaced', have} end
   end
-  return {'ok'}
+  return {'ok', 0}
 end
 if at > have then return {'misplaced', have} end
 local bytes = tonumber(found[4]) or 0
@@ -23,4 +23,4 @@ if count > 0 then
   redis.call('HSET', key, 'steps', have + count, 'journalBytes', int(bytes), 'attempts', 0)
 end
 if ARGV[7] == '1' then redis.call('SET', KEYS[14], ARGV[8]) end
-return {'ok'}
+return {'ok', 0}

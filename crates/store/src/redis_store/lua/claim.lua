@@ -1,8 +1,13 @@
 -- Claims candidates that are still to be had. Keys: 10 what this process claimed last, then five for
--- each job. Arguments: 3 lease in ms, 4 most, 5 runner, 6 name of this claim, 7 the result of a job
+-- each job. Arguments: 3 lease in ms, 4 most, 5 runner, 6 number of this claim, 7 the result of a job
 -- that cannot be read, then for each job its id and '', or the token of a claim to be told again.
 local lease_ms, most, runner = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local claims, told = {}, {ARGV[6]}
+
+-- A call that comes twice, or after its successor, must not claim for nobody.
+local before = redis.call('GET', KEYS[10])
+local last = before and tonumber(string.match(before, '^%d+'))
+if last and last >= tonumber(ARGV[6]) and (ARGV[9] or '') == '' then return {} end
 
 local function claimed(keys, id, token, from, found)
   local row = {id, token, from, found.data, int(math.floor(found.seq / 1000))}

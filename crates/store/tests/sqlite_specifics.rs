@@ -1,0 +1,1 @@
+//! What only the store in SQLite has to hold.

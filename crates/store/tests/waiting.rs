@@ -1,0 +1,118 @@
+//! What ends a wait, on all stores.
+
+use std::time::Duration;
+
+use steadfast_core::time::Timestamp;
+use steadfast_store::Requeue;
+use tokio::time::Instant;
+
+use crate::on_every_store;
+use crate::world::*;
+
+on_every_store![
+    a_wait_lasts_no_longer_than_it_may,
+    a_wait_ends_at_once_if_there_is_something,
+    another_process_ends_a_wait,
+    a_due_time_ends_a_wait,
+    an_expired_lease_ends_a_wait,
+    a_wait_that_was_dropped_took_nothing,
+];
+
+/// Far longer than anything here takes, and far shorter than the longest wait.
+const PROMPT: Duration = Duration::from_secs(10);
+
+/// Longest wait.
+const LONG: Duration = Duration::from_secs(3600);
+
+async fn ends<T>(wait: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PROMPT, wait).await {
+        Ok(value) => value,
+        Err(_) => panic!("the wait went on"),
+    }
+}
+
+async fn a_wait_lasts_no_longer_than_it_may(world: World) {
+    let store = world.store("a").await;
+    running(&*store, "x").await;
+    let begun = Instant::now();
+    ends(store.wait(Duration::from_millis(30))).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(30));
+    ends(store.wait(Duration::ZERO)).await.unwrap();
+}
+
+async fn a_wait_ends_at_once_if_there_is_something(world: World) {
+    let store = world.store("a").await;
+    store.submit(&job("x")).await.unwrap();
+    ends(store.wait(LONG)).await.unwrap();
+    assert_eq!(store.claim(1).await.unwrap().len(), 1);
+}
+
+async fn another_process_ends_a_wait(world: World) {
+    let (store, other) = (world.store("a").await, world.store("b").await);
+    let lease = running(&*other, "x").await.lease;
+    let mut lease = Some(lease);
+    for round in 0..4 {
+        let wait = async {
+            ends(store.wait(LONG)).await.unwrap();
+            // Not before there is something: an end for nothing would be another poll.
+            claim_one(&*store).await
+        };
+        let change = async {
+            tokio::task::yield_now().await;
+            match (round, lease.take()) {
+                (0, Some(lease)) => other.release(&lease).await.unwrap(),
+                (1, Some(lease)) => {
+                    let why = Requeue::Failed { error: "x".into() };
+                    other.requeue(&lease, Duration::from_millis(20), &why).await.unwrap();
+                }
+                (2, Some(lease)) => other.park(&lease, Timestamp::from_secs(1), "x").await.unwrap(),
+                _ => assert!(other.submit(&job("y")).await.is_ok()),
+            }
+        };
+        let (claim, ()) = tokio::join!(wait, change);
+        lease = Some(claim.lease);
+    }
+}
+
+async fn a_due_time_ends_a_wait(world: World) {
+    let store = world.store("a").await;
+    let (far, near) = (running(&*store, "far").await.lease, running(&*store, "near").await.lease);
+    store.park(&far, Timestamp::MAX, "x").await.unwrap();
+    let until = store.now().await.unwrap() + Duration::from_millis(50);
+    store.park(&near, until, "x").await.unwrap();
+    ends(store.wait(LONG)).await.unwrap();
+    assert!(store.now().await.unwrap() >= until);
+    assert_eq!(ids(&store.claim(9).await.unwrap()), ["near"]);
+}
+
+async fn an_expired_lease_ends_a_wait(world: World) {
+    let short = |settings: &mut steadfast_store::Settings| settings.lease = Duration::from_millis(80);
+    let (store, other) = (world.with("a", short).await, world.with("b", short).await);
+    // Claimed after the waiting began: the waiter could not have known.
+    let (waited, _) = tokio::join!(ends(store.wait(LONG)), running(&*other, "x"));
+    waited.unwrap();
+    let claim = claim_soon(&*store).await;
+    assert_eq!(claim.job.id.as_str(), "x");
+}
+
+async fn a_wait_that_was_dropped_took_nothing(world: World) {
+    let (store, other) = (world.store("a").await, world.store("b").await);
+    for _ in 0..5 {
+        let wait = tokio::time::timeout(Duration::from_millis(2), store.wait(LONG));
+        assert!(wait.await.is_err());
+    }
+    other.submit(&job("x")).await.unwrap();
+    ends(store.wait(LONG)).await.unwrap();
+    assert_eq!(store.claim(9).await.unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_memory_hours_pass_at_once_and_to_the_moment() {
+    let store = World::memory().store("a").await;
+    let lease = running(&*store, "x").await.lease;
+    let begun = store.now().await.unwrap();
+    store.park(&lease, begun + LONG, "an hour").await.unwrap();
+    store.wait(2 * LONG).await.unwrap();
+    assert_eq!(store.now().await.unwrap(), begun + LONG);
+    claim_one(&*store).await;
+}

@@ -1,0 +1,148 @@
+//! A store of each kind for a test of its own, and what the tests have in common.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast_core::end::EndStatus;
+use steadfast_core::job::{Job, JobId};
+use steadfast_core::time::Timestamp;
+use steadfast_store::memory::MemoryStore;
+use steadfast_store::testing::RedisServer;
+use steadfast_store::{Claim, Inspection, Lease, Settings, Settlement, Store, Token, open};
+
+/// Nothing that is waited for takes so long.
+pub const BOUND: Duration = Duration::from_secs(20);
+
+/// Where a test's store is; gone with the test.
+pub enum World {
+    Memory(MemoryStore),
+    Sqlite(tempfile::TempDir),
+    Redis(RedisServer),
+}
+
+impl World {
+    pub fn memory() -> Self {
+        let settings = Settings::for_tests("memory:");
+        World::Memory(MemoryStore::new(&settings, Timestamp::from_secs(1_760_000_000), "base"))
+    }
+
+    pub fn sqlite() -> Self {
+        World::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    pub fn redis() -> Self {
+        World::Redis(RedisServer::start())
+    }
+
+    pub fn url(&self) -> String {
+        match self {
+            World::Memory(_) => "memory:".to_owned(),
+            World::Sqlite(folder) => format!("sqlite:{}/queue.db", folder.path().display()),
+            World::Redis(server) => server.url(),
+        }
+    }
+
+    /// The store as one process sees it.
+    pub async fn store(&self, runner: &str) -> Arc<dyn Store> {
+        self.with(runner, |_| ()).await
+    }
+
+    /// The same with other settings.
+    pub async fn with(&self, runner: &str, change: impl FnOnce(&mut Settings)) -> Arc<dyn Store> {
+        let mut settings = Settings::for_tests(self.url());
+        change(&mut settings);
+        match self {
+            World::Memory(store) => Arc::new(store.for_runner(&settings, runner)),
+            World::Sqlite(_) | World::Redis(_) => open(&settings, runner).await.unwrap(),
+        }
+    }
+
+    /// The store as a process sees it that dies right after each claim: its leases end at once.
+    pub async fn dying(&self) -> Arc<dyn Store> {
+        self.with("dying", |settings| settings.lease = Duration::ZERO).await
+    }
+}
+
+/// Runs each test on each store.
+#[macro_export]
+macro_rules! on_every_store {
+    ($($name:ident),* $(,)?) => {
+        mod memory { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::memory()).await } )* }
+        mod sqlite { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::sqlite()).await } )* }
+        mod redis { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::redis()).await } )* }
+    };
+}
+
+pub fn id(id: &str) -> JobId {
+    JobId::new(id).unwrap()
+}
+
+pub fn json(id: &str) -> String {
+    format!(
+        r#"{{"id":"{id}","installationId":0,"repoOwner":"test","repoName":"test","taskType":"autonomous",
+        "status":"pending","taskParams":{{"issueTitle":"Test","issueBody":"List files"}},
+        "createdAt":"2025-10-09T00:00:00.000Z","kept":[1]}}"#
+    )
+}
+
+pub fn job(id: &str) -> Job {
+    Job::parse(&json(id), 1 << 20).unwrap()
+}
+
+pub fn completed() -> Settlement {
+    Settlement {
+        status: EndStatus::Completed,
+        result: serde_json::json!({"success": true, "summary": "done"}),
+        fields: vec![("endReason".into(), "pull_request".into()), ("status".into(), "no".into())],
+    }
+}
+
+/// Submits a job and claims it.
+pub async fn running(store: &dyn Store, name: &str) -> Claim {
+    store.submit(&job(name)).await.unwrap();
+    claim_one(store).await
+}
+
+pub async fn claim_one(store: &dyn Store) -> Claim {
+    let mut claims = store.claim(1).await.unwrap();
+    assert_eq!(claims.len(), 1, "one job is there to be claimed");
+    claims.remove(0)
+}
+
+pub fn ids(claims: &[Claim]) -> Vec<&str> {
+    claims.iter().map(|claim| claim.job.id.as_str()).collect()
+}
+
+pub async fn look(store: &dyn Store, name: &str) -> Inspection {
+    store.inspect(&id(name)).await.unwrap().unwrap()
+}
+
+pub fn field<'a>(inspection: &'a Inspection, name: &str) -> Option<&'a str> {
+    inspection.status.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+}
+
+/// A lease as it was before the last claim.
+pub fn older(lease: &Lease) -> Lease {
+    Lease { job: lease.job.clone(), token: Token(lease.token.0 - 1) }
+}
+
+/// Waits for something that must happen soon.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(BOUND, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen within {BOUND:?}"),
+    }
+}
+
+/// Claims until there is one, waiting as a runner waits.
+pub async fn claim_soon(store: &dyn Store) -> Claim {
+    soon("a claim", async {
+        loop {
+            if let Some(claim) = store.claim(1).await.unwrap().pop() {
+                return claim;
+            }
+            store.wait(BOUND).await.unwrap();
+        }
+    })
+    .await
+}
