@@ -226,7 +226,7 @@ mod tests {
 
     fn whole(conversation: &Conversation) -> Vec<&str> {
         let outputs = conversation.entries.iter().filter_map(|entry| match entry {
-            Entry::Tool(output) if !output.left_out => output.path.as_deref(),
+            Entry::Tool(output) if output.text.len() > SHORT_OUTPUT => output.path.as_deref(),
             Entry::Tool(_) | Entry::System(_) | Entry::User(_) | Entry::Assistant { .. } => None,
         });
         outputs.collect()
@@ -244,7 +244,7 @@ mod tests {
         assert!(!window.keep_within(&settings, &mut early), "{} of 20000 tokens", early.tokens());
         let mut late = readings(16);
         assert!(window.keep_within(&settings, &mut late));
-        assert!(late.tokens() <= 8_000, "{}", late.tokens());
+        assert!((6_500..=8_000).contains(&late.tokens()), "{} and not further", late.tokens());
         assert!(whole(&late).ends_with(&["a13", "a14", "a15"]), "{:?}", whole(&late));
         assert!(!whole(&late).contains(&"a0"));
         assert!(!window.keep_within(&settings, &mut late), "not again at once");

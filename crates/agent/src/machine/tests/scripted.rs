@@ -273,6 +273,17 @@ fn a_comment_that_stands_lacks_its_result_only() {
 }
 
 #[test]
+fn a_comment_that_was_announced_does_not_stand_in_its_own_way() {
+    let mut run = Run::new(AgentSettings { max_comments: 1, ..settings() }, job());
+    run.journal(started());
+    let comment = call("c", "comment_on_issue", r#"{"message":"note"}"#);
+    run.journal(Event::ModelAnswered { answer: calls(vec![comment]) });
+    let before = run.agent.next();
+    run.journal(Event::EffectAnnounced { key: EffectKey::Comment(0) });
+    assert_eq!(run.agent.next(), before);
+}
+
+#[test]
 fn nothing_to_publish_is_a_good_end() {
     let mut script = Script { pushes: vec![Event::NothingToPublish], ..Script::new(vec![]) };
     let (end, _) = Run::new(settings(), job()).finish(&mut script);
@@ -328,6 +339,23 @@ fn checks_run_before_the_first_change_and_before_the_pull_request() {
 }
 
 #[test]
+fn checks_that_were_configured_too_late_have_no_before() {
+    let mut run = Run::new(settings(), job());
+    run.journal(started());
+    for id in ["1", "2"] {
+        let write = call(id, "write_file", r#"{"path":"a","content":"x"}"#);
+        run.journal(Event::ModelAnswered { answer: calls(vec![write]) });
+        let finished = Event::ToolFinished { call_id: id.into(), output: "ok".into(), is_error: false };
+        if id == "1" {
+            run.journal(finished);
+        }
+    }
+    run.settings = Arc::new(AgentSettings { checks: vec!["make test".into()], ..settings() });
+    let next = run.replayed(run.journal.len()).next();
+    assert!(matches!(&next, Action::RunTool { call, .. } if call.id == "2"), "{next:?}");
+}
+
+#[test]
 fn a_job_that_changes_nothing_runs_no_checks() {
     let settings = AgentSettings { checks: vec!["make test".into()], ..settings() };
     let mut script = Script::new(vec![calls(vec![read("a")])]);
@@ -349,8 +377,11 @@ fn too_long_compacts_and_in_the_end_gives_up() {
 
     let mut script = Script::new(vec![]);
     script.answers = vec![Event::ContextTooLong; 9];
-    let (end, _) = Run::new(settings(), job()).finish(&mut script);
+    let (end, run) = Run::new(settings(), job()).finish(&mut script);
     assert_eq!(end.reason, EndReason::ContextTooLong);
+    let mut agent = run.replayed(run.journal.len() - 1);
+    agent.apply(&Event::ModelAnswered { answer: said("it did fit") }).unwrap();
+    assert!(matches!(agent.next(), Action::CallModel(_)), "an answer proves that it fits");
 }
 
 #[test]
