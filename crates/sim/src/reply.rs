@@ -48,6 +48,8 @@ pub(crate) struct Reply {
     pub(crate) ending: Ending,
     /// Why it is a refusal, for the records.
     pub(crate) why: Option<String>,
+    /// Whether this refusal belongs to the protocol's usual course, and is not worth a record.
+    pub(crate) routine: bool,
     /// Where the record of this model call is.
     pub(crate) chat: Option<usize>,
 }
@@ -58,7 +60,7 @@ impl Reply {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         let data = data.into();
         let pieces = if data.is_empty() { Vec::new() } else { vec![Piece { pause: Duration::ZERO, data }] };
-        Reply { status, headers, pieces, ending: Ending::Whole, why: None, chat: None }
+        Reply { status, headers, pieces, ending: Ending::Whole, why: None, routine: false, chat: None }
     }
 
     pub(crate) fn json(status: StatusCode, value: &Value) -> Self {

@@ -95,8 +95,7 @@ async fn connection(world: Arc<World>, stream: TcpStream) {
     let reset = Arc::new(AtomicBool::new(false));
     let io = TokioIo::new(Breakable { stream, reset: Arc::clone(&reset) });
     let service = service_fn(move |request| exchange(Arc::clone(&world), Arc::clone(&reset), request));
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(hyper_util::rt::TokioTimer::new());
+    let http = hyper::server::conn::http1::Builder::new();
     if let Err(error) = http.serve_connection(io, service).await {
         tracing::debug!(%error, "connection ended");
     }

@@ -105,7 +105,8 @@ impl World {
         tokio::time::sleep(mean.mul_f64(factor.max(0.0))).await;
     }
 
-    /// Adds a fault to the script. Rules that match the same request take turns in order.
+    /// Adds a fault to the script. Of the rules that match a request the oldest decides, until it is
+    /// used up.
     pub fn fault(&self, rule: FaultRule) {
         self.state().faults.add(rule);
     }
@@ -253,7 +254,7 @@ impl World {
     }
 
     fn note_refusal(&self, operation: Operation, reply: &Reply) {
-        if !reply.status.is_client_error() && !reply.status.is_server_error() {
+        if reply.routine || !reply.status.is_client_error() && !reply.status.is_server_error() {
             return;
         }
         let status = reply.status.as_u16();

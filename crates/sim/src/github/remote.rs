@@ -26,7 +26,10 @@ async fn git_checked(world: &World, parts: &Parts, call: GitCall, body: Bytes) -
         git_refusal(StatusCode::UNAUTHORIZED, message).with("www-authenticate", "Basic realm=\"GitHub\"")
     };
     let Some(token) = auth::basic_password(&parts.headers) else {
-        return Err(unauthorized("No anonymous access."));
+        // Git asks without credentials first, and sends them when it is told that they are needed.
+        let mut challenge = unauthorized("No anonymous access.");
+        challenge.routine = true;
+        return Err(challenge);
     };
     let caller = auth::by_token(world, &token).map_err(|_| unauthorized("Invalid username or token."))?;
     let known = world.config.repositories.iter().find(|repository| {

@@ -103,19 +103,17 @@ impl Conversation {
         !self.native || self.tools.contains(tool)
     }
 
-    /// Whether a tool was called, with arguments that were JSON.
+    /// Whether a tool was called.
     pub(crate) fn called(&self, tool: &str) -> bool {
-        self.count(tool) > 0
+        self.exchanges.iter().any(|call| call.name == tool)
     }
 
-    /// How often a tool was called, with arguments that were JSON.
-    pub(crate) fn count(&self, tool: &str) -> usize {
-        self.exchanges.iter().filter(|call| call.name == tool && call.arguments.is_some()).count()
-    }
-
-    /// Whether some arguments were not JSON.
+    /// Whether a call to read was not JSON. Clients may put an object in the place of such arguments
+    /// before they send them back; it names no path.
     pub(crate) fn had_malformed(&self) -> bool {
-        self.exchanges.iter().any(|call| call.arguments.is_none())
+        let has_path =
+            |call: &Exchange| call.arguments.as_ref().is_some_and(|arguments| arguments["path"].is_string());
+        self.exchanges.iter().any(|call| call.name == "read_file" && !has_path(call))
     }
 
     /// Calls that read, edit or write `path`, with their places in the conversation.

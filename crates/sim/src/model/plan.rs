@@ -192,23 +192,23 @@ fn look_only(seen: &Conversation, function: &str) -> Said {
     if seen.on_file(&["read_file"], &path).next().is_none() {
         return read(&path);
     }
-    let runs: Vec<Tests> = seen.runs(&test).map(|(_, call)| tests_said(&call.result)).collect();
-    if runs.is_empty() || (runs.len() < 3 && runs.last() == Some(&Tests::Unclear)) {
+    let runs: Vec<(usize, Tests)> =
+        seen.runs(&test).map(|(place, call)| (place, tests_said(&call.result))).collect();
+    let (ran_at, result) = match runs.last() {
+        Some((place, result)) => (*place, *result),
+        None => return run(&test),
+    };
+    if result == Tests::Unclear && runs.len() < 3 {
         return run(&test);
     }
     let finding =
         format!("`{function}` does what the issue asks for, and its tests say so; nothing to change.");
-    if seen.offers("comment_on_issue") && !said_in_comment(seen, &finding) {
+    // A comment from before the tests only said that the work had begun.
+    let commented = seen.exchanges.iter().skip(ran_at).any(|call| call.name == "comment_on_issue");
+    if !commented && seen.offers("comment_on_issue") {
         return call("comment_on_issue", json!({"message": finding}));
     }
     finish(finding)
-}
-
-fn said_in_comment(seen: &Conversation, text: &str) -> bool {
-    seen.exchanges.iter().any(|call| {
-        let said = call.arguments.as_ref().and_then(|arguments| arguments["message"].as_str());
-        call.name == "comment_on_issue" && said == Some(text)
-    })
 }
 
 /// Adds a line to the README.

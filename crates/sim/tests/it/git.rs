@@ -44,7 +44,9 @@ async fn clones_and_pushes_with_the_right_token_only() {
     let push = |token: &str| words(&format!("push -q {} HEAD:refs/heads/work", url(token)));
     let (success, said) = run(&tree, push(&reader)).await;
     assert!(!success && said.contains("403"), "{said}");
-    assert!(world.records().branches.is_empty());
+    let records = world.records();
+    assert!(records.branches.is_empty());
+    assert!(records.rejections.iter().all(|one| !one.why.contains("anonymous")), "{:?}", records.rejections);
     let (success, said) = run(&tree, push(&writer)).await;
     assert!(success, "{said}");
     let records = world.records();

@@ -130,6 +130,13 @@ async fn work(world: &Arc<World>, mut messages: Vec<Value>, workspace: &mut Work
         let mut message = answer.json()["choices"][0]["message"].clone();
         message.as_object_mut().unwrap().remove("refusal");
         let calls = message["tool_calls"].as_array().cloned().unwrap_or_default();
+        // Servers parse arguments of calls long past, so clients send back an object.
+        for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
+            let arguments = &mut call["function"]["arguments"];
+            if serde_json::from_str::<Value>(arguments.as_str().unwrap()).is_err() {
+                *arguments = json!("{}");
+            }
+        }
         messages.push(message);
         if calls.is_empty() {
             workspace.seen.insert("prose");
