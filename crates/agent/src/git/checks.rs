@@ -12,7 +12,9 @@ use super::GitSettings;
 pub(super) struct Change {
     /// The new mode, `000000` if it was deleted.
     pub mode: String,
-    /// The new content.
+    /// The old content, zeros if there was none.
+    pub old: String,
+    /// The new content, zeros if there is none.
     pub blob: String,
     /// Where.
     pub path: String,
@@ -31,12 +33,8 @@ pub(super) fn parse_raw(raw: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
     while let (Some(head), Some(path)) = (fields.next(), fields.next()) {
         let mut words = head.split(' ').skip(1);
-        let (mode, _, blob) = (words.next(), words.next(), words.next());
-        changes.push(Change {
-            mode: mode.unwrap_or_default().to_owned(),
-            blob: blob.unwrap_or_default().to_owned(),
-            path: path.into_owned(),
-        });
+        let mut word = || words.next().unwrap_or_default().to_owned();
+        changes.push(Change { mode: word(), old: word(), blob: word(), path: path.into_owned() });
     }
     changes
 }
@@ -161,12 +159,14 @@ mod tests {
     #[test]
     fn reads_raw_changes() {
         let raw = b":100644 120000 aa bb M\0a b\0:000000 100644 cc dd A\0c/d\0";
-        let change = |mode: &str, blob: &str, path: &str| Change {
+        let change = |mode: &str, old: &str, blob: &str, path: &str| Change {
             mode: mode.into(),
+            old: old.into(),
             blob: blob.into(),
             path: path.into(),
         };
-        assert_eq!(parse_raw(raw), [change("120000", "bb", "a b"), change("100644", "dd", "c/d")]);
+        let expected = [change("120000", "aa", "bb", "a b"), change("100644", "cc", "dd", "c/d")];
+        assert_eq!(parse_raw(raw), expected);
         assert_eq!(parse_raw(b""), []);
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use steadfast_core::classify;
 use steadfast_core::failure::{Failure, FatalReason, Verdict};
-use steadfast_core::job::JobId;
+use steadfast_core::job::{JobId, is_git_ref};
 use url::Url;
 
 use super::checks;
@@ -16,6 +16,8 @@ use super::{GitSettings, Identity, Published};
 const BASE: &str = "refs/steadfast/base";
 /// Most names that are tried for a branch.
 const NAMES: u32 = 8;
+/// Most paths that one call of git names.
+const MOST_PATHS: usize = 1000;
 /// The trailer that says whose a commit is.
 const TRAILER: &str = "Steadfast-Job:";
 
@@ -50,6 +52,7 @@ impl Repository {
         token: Option<&SecretString>,
     ) -> Result<Repository, Failure> {
         check_remote(&remote)?;
+        check_branch("open", branch)?;
         let git = Git { settings, git_dir, work_tree, remote };
         git.text(git.call("init", &["init", "--quiet", "--template="])).await?;
         git.fetch_base(branch, commit, token).await?;
@@ -74,31 +77,71 @@ impl Repository {
     pub async fn apply(&self, patch: Vec<u8>) -> Result<(), Failure> {
         let mut apply = self.git.call("apply", &["apply", "--index", "--binary", "--whitespace=nowarn", "-"]);
         apply.stdin = patch;
-        match self.git.run(apply).await? {
-            Answer::Done(_) => Ok(()),
-            Answer::TooLarge(_) => Err(unusable("apply", "git answered too much")),
-            Answer::Failed(_, stderr) => Err(unusable(
-                "apply",
-                format!("the job's patch does not fit its base commit: {}", stderr.trim()),
-            )),
-        }
+        // Elsewhere it takes every path for one outside of its folder, and leaves it out in silence.
+        apply.in_work_tree = true;
+        let why = match self.git.run(apply).await? {
+            Answer::Failed(_, stderr) => stderr,
+            Answer::TooLarge(_) => "git answered too much".into(),
+            Answer::Done(_) => {
+                let args = ["diff", "--cached", "--quiet", "--no-ext-diff", "--no-textconv", &self.base];
+                match self.git.run(self.git.call("diff", &args)).await? {
+                    Answer::Failed(1, _) => return Ok(()),
+                    Answer::Failed(_, stderr) => stderr,
+                    Answer::Done(_) | Answer::TooLarge(_) => "it changed nothing".into(),
+                }
+            }
+        };
+        Err(unusable("apply", format!("the job's patch does not fit its base commit: {}", why.trim())))
     }
 
     /// All changes against the base commit as git's binary patch; `nested` are folders that are
     /// repositories of their own and left out.
     pub async fn patch(&self, nested: &[PathBuf]) -> Result<Vec<u8>, Failure> {
         self.stage(nested).await?;
+        let bytes = match self.git.run(self.diff("--no-renames")).await? {
+            Answer::Done(patch) => return Ok(patch),
+            Answer::Failed(code, stderr) => {
+                return Err(classify::git::classify("diff", Some(code), &stderr, false));
+            }
+            Answer::TooLarge(bytes) => bytes,
+        };
+        let small = self.small_changes().await?;
         let most = self.git.settings.max_patch_bytes;
-        match self.git.run(self.diff("--no-renames")).await? {
-            Answer::Done(patch) => Ok(patch),
-            Answer::TooLarge(bytes) => Err(unusable(
-                "diff",
-                format!(
-                    "the workspace's changes are {bytes} bytes, more than agent.git.max_patch_bytes ({most})"
-                ),
-            )),
-            Answer::Failed(code, stderr) => Err(classify::git::classify("diff", Some(code), &stderr, false)),
-        }
+        tracing::warn!(bytes, most = %most, kept = small.len(), "changes too large to keep, the largest files left out");
+        let mut diff = self.diff("--no-renames");
+        diff.args.push("--".into());
+        diff.args.extend(small.into_iter().map(|path| format!(":(top,literal){path}")));
+        self.git.bytes(diff).await
+    }
+
+    /// Changed paths, smallest first, as many as surely fit into a patch of the largest size. What
+    /// is not text takes at most 5/4 of its size in a patch, and every file its header.
+    async fn small_changes(&self) -> Result<Vec<String>, Failure> {
+        let changes = self.changes().await?;
+        // A patch holds what is taken away as well as what is put there.
+        let blobs: String =
+            changes.iter().map(|change| format!("{}\n{}\n", change.old, change.blob)).collect();
+        let mut sizes = self.git.call("cat_file", &["cat-file", "--batch-check=%(objectsize)"]);
+        sizes.stdin = blobs.into_bytes();
+        let sizes = self.git.text(sizes).await?;
+        // What is not there is said to be missing.
+        let sizes: Vec<u64> = sizes.lines().map(|size| size.trim().parse().unwrap_or(0)).collect();
+        let of_change = sizes.chunks(2).map(|pair| pair.iter().sum());
+        let mut sized: Vec<(u64, String)> =
+            of_change.zip(changes.into_iter().map(|change| change.path)).collect();
+        sized.sort();
+        let mut room = self.git.settings.max_patch_bytes.as_u64() / 2;
+        let fits = |(size, path): (u64, String)| {
+            let needed = size.saturating_mul(5) / 4 + 2 * path.len() as u64 + 300;
+            room = room.checked_sub(needed)?;
+            Some(path)
+        };
+        Ok(sized.into_iter().take(MOST_PATHS).map_while(fits).collect())
+    }
+
+    async fn changes(&self) -> Result<Vec<checks::Change>, Failure> {
+        let args = ["diff", "--cached", "--raw", "-z", "--no-renames", "--no-abbrev", &self.base];
+        Ok(checks::parse_raw(&self.git.bytes(self.git.call("diff", &args)).await?))
     }
 
     /// Those of the folders that git does not ignore.
@@ -153,6 +196,7 @@ impl Repository {
         token: Option<&SecretString>,
         nested: &[PathBuf],
     ) -> Result<Published, Failure> {
+        check_branch("publish", branch)?;
         if let Some(folder) = nested.first() {
             let folder = folder.display();
             return Ok(Published::Refused(format!(
@@ -161,8 +205,7 @@ impl Repository {
             )));
         }
         self.stage(nested).await?;
-        let args = ["diff", "--cached", "--raw", "-z", "--no-renames", "--no-abbrev", &self.base];
-        let changes = checks::parse_raw(&self.git.bytes(self.git.call("diff", &args)).await?);
+        let changes = self.changes().await?;
         if changes.is_empty() {
             return Ok(Published::Nothing);
         }
@@ -357,6 +400,14 @@ fn check_remote(remote: &Url) -> Result<(), Failure> {
         return Err(unusable("open", "the remote's URL holds credentials: they belong in the configuration"));
     }
     Ok(())
+}
+
+/// A name that cannot be an option or a pattern.
+fn check_branch(operation: &'static str, branch: &str) -> Result<(), Failure> {
+    if is_git_ref(branch) {
+        return Ok(());
+    }
+    Err(unusable(operation, format!("{branch:?} is not a name that git takes for a branch")))
 }
 
 /// The message, ending in the job's trailer.

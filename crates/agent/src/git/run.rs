@@ -44,7 +44,7 @@ const INHERITED: [&str; 12] = [
 ];
 
 /// Git's configuration, all of it: that of the system and the user is not read.
-const CONFIG: [(&str, &str); 28] = [
+const CONFIG: [(&str, &str); 27] = [
     ("advice.detachedHead", "false"),
     ("core.askPass", ""),
     ("core.attributesFile", "/dev/null"),
@@ -58,7 +58,6 @@ const CONFIG: [(&str, &str); 28] = [
     ("core.quotePath", "false"),
     ("core.untrackedCache", "false"),
     ("credential.helper", ""),
-    ("credential.interactive", "false"),
     ("diff.external", ""),
     ("diff.ignoreSubmodules", "all"),
     ("diff.mnemonicPrefix", "false"),
@@ -95,6 +94,9 @@ pub(super) struct Call<'a> {
     pub timeout: Duration,
     pub cap: usize,
     pub is_push: bool,
+    /// Whether git has to stand in the work tree itself; else it stands in its own folder, where
+    /// nothing of the repository's lies about.
+    pub in_work_tree: bool,
 }
 
 /// Git's answer.
@@ -119,6 +121,7 @@ impl Git {
             timeout: self.settings.timeout,
             cap: ANSWER,
             is_push: false,
+            in_work_tree: false,
         }
     }
 
@@ -144,20 +147,20 @@ impl Git {
 
     /// Runs a call. A failure here is one of starting git, or of its time limit.
     pub async fn run(&self, call: Call<'_>) -> Result<Answer, Failure> {
-        let Call { operation, args, stdin, env, token, timeout, cap, is_push } = call;
+        let Call { operation, args, stdin, env, token, timeout, cap, is_push, in_work_tree } = call;
         let mut command = Command::new("/bin/sh");
         let blocks = self.settings.max_file_bytes.as_u64().div_ceil(512);
         command.args(["-c", SCRIPT, "sh"]).arg(blocks.to_string()).arg(&self.settings.program).args(args);
         self.environment(&mut command, token);
         command.envs(env);
-        // A folder that is there and holds nothing of the repository's.
-        command.current_dir(&self.git_dir);
+        command.current_dir(if in_work_tree { &self.work_tree } else { &self.git_dir });
         let task = Task {
             command,
             stdin,
             stdout: Captured::whole(cap),
             stderr: Captured::head_and_tail(STDERR),
             max_processes: None,
+            is_namespace: false,
             timeout,
         };
         // Git is killed when this future is dropped; a cancelled job drops it.

@@ -1,9 +1,12 @@
 //! The highest level: bubblewrap, with every namespace unshared.
 
+use std::ffi::OsStr;
+use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::settings::{CommandSettings, JailSettings};
@@ -18,8 +21,25 @@ const SHM: &str = "67108864";
 #[derive(Debug)]
 pub(super) struct Bubblewrap {
     program: PathBuf,
-    /// Whether it knows `--disable-userns` (0.8 and later).
-    disable_userns: bool,
+    form: Form,
+}
+
+/// How bubblewrap is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    /// By a worker that is root: the command is another user. The kernel holds root to no bound of
+    /// processes, so a command must not be root even in a namespace.
+    OtherUser {
+        /// The program `setpriv`.
+        setpriv: PathBuf,
+        /// Whether a second bubblewrap shuts the way to further user namespaces.
+        shut: bool,
+    },
+    /// In a user namespace of the worker's own user.
+    UserNamespace {
+        /// Whether it knows `--disable-userns` (0.8 and later).
+        shut: bool,
+    },
 }
 
 impl Bubblewrap {
@@ -31,63 +51,137 @@ impl Bubblewrap {
                 settings.bubblewrap.display()
             ));
         };
+        let mut forms = vec![Form::UserNamespace { shut: true }, Form::UserNamespace { shut: false }];
+        if let Some(setpriv) = find(Path::new("setpriv")).filter(|_| rustix::process::geteuid().is_root()) {
+            let other = |shut| Form::OtherUser { setpriv: setpriv.clone(), shut };
+            forms.splice(..0, [other(true), other(false)]);
+        }
         let folder = tempfile::tempdir().map_err(|error| format!("no folder for a probe: {error}"))?;
         let place = Place::make(folder.path()).map_err(|error| format!("no folder for a probe: {error}"))?;
         let mut complaint = String::new();
-        for disable_userns in [true, false] {
-            let bubblewrap = Bubblewrap { program: program.clone(), disable_userns };
-            let mut command = bubblewrap.command(settings, &place);
-            // The first process of the jail's own process namespace, and a place to write.
-            limits::finish(&mut command, bounds, "test -d /proc/1 && echo . > probe");
-            limits::environment(&mut command, settings, Path::new(HOME), Path::new("/tmp"));
-            let task = Task {
-                command,
-                stdin: Vec::new(),
-                stdout: Captured::whole(0),
-                stderr: Captured::head_and_tail(600),
-                max_processes: None,
-                timeout: PROBE,
-            };
-            match process::run(task, &CancellationToken::new()).await {
-                Ok(ended) if ended.exit == Exit::Code(0) => return Ok(bubblewrap),
-                Ok(ended) => complaint = format!("{:?}: {}", ended.exit, ended.stderr.text().trim()),
-                Err(error) => complaint = error.to_string(),
+        for form in forms {
+            let bubblewrap = Bubblewrap { program: program.clone(), form };
+            match bubblewrap.try_once(settings, bounds, &place).await {
+                Ok(()) => return Ok(bubblewrap),
+                Err(said) => complaint = said,
             }
         }
         Err(format!("bubblewrap does not work here ({complaint}). {}", cure(&complaint)))
     }
 
-    /// The program that was found.
-    pub fn program(&self) -> &Path {
-        &self.program
+    async fn try_once(
+        &self,
+        settings: &JailSettings,
+        bounds: &CommandSettings,
+        place: &Place,
+    ) -> Result<(), String> {
+        self.prepare(place).await.map_err(|error| error.to_string())?;
+        let mut command = self.command(settings, &[], place);
+        // The first process of the jail's own process namespace, and a place to write.
+        limits::finish(&mut command, bounds, "test -d /proc/1 && echo . > probe", true);
+        limits::environment(&mut command, settings, Path::new(HOME), Path::new("/tmp"));
+        let task = Task {
+            command,
+            stdin: Vec::new(),
+            stdout: Captured::whole(0),
+            stderr: Captured::head_and_tail(600),
+            max_processes: None,
+            is_namespace: true,
+            timeout: PROBE,
+        };
+        match process::run(task, &CancellationToken::new()).await {
+            Ok(ended) if ended.exit == Exit::Code(0) => Ok(()),
+            Ok(ended) => Err(format!("{:?}: {}", ended.exit, ended.stderr.text().trim())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// What was found, for the log.
+    pub fn describe(&self) -> String {
+        let program = self.program.display();
+        match (&self.form, rustix::process::geteuid().is_root()) {
+            (Form::OtherUser { shut: true, .. }, _) => format!("{program}, commands as another user"),
+            (Form::OtherUser { shut: false, .. }, _) => {
+                format!("{program}, commands as another user, who may make further user namespaces")
+            }
+            (Form::UserNamespace { .. }, true) => format!(
+                "{program}; the worker is root and setpriv (util-linux) was of no use, so the kernel does not \
+                 bound the processes of a command, they are only counted: run the worker as another user"
+            ),
+            (Form::UserNamespace { shut: true }, false) => program.to_string(),
+            (Form::UserNamespace { shut: false }, false) => {
+                format!("{program}, where commands may make further user namespaces")
+            }
+        }
+    }
+
+    /// Gives the workspace to the user that the command will be. Nothing runs in it meanwhile.
+    pub async fn prepare(&self, place: &Place) -> std::io::Result<()> {
+        match self.form {
+            Form::UserNamespace { .. } => return Ok(()),
+            Form::OtherUser { .. } => {}
+        }
+        let place = place.clone();
+        let given = tokio::task::spawn_blocking(move || {
+            [&place.workspace, &place.home, &place.tmp]
+                .into_iter()
+                .try_for_each(|folder| give(folder, place.user))
+        });
+        given.await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
     }
 
     /// A child that is the shell within the jail; its arguments and environment are still to come.
-    pub fn command(&self, settings: &JailSettings, place: &Place) -> Command {
+    pub fn command(&self, settings: &JailSettings, hidden: &[PathBuf], place: &Place) -> Command {
+        let user = place.user.to_string();
         let mut command = Command::new(&self.program);
-        command.args(["--unshare-user", "--unshare-all"]);
-        if settings.network {
-            command.arg("--share-net");
+        command.args(["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]);
+        if !settings.network {
+            command.arg("--unshare-net");
         }
-        if self.disable_userns {
-            command.arg("--disable-userns");
+        command.args(["--die-with-parent", "--new-session", "--hostname", "steadfast", "--cap-drop", "ALL"]);
+        match &self.form {
+            Form::OtherUser { .. } => {
+                command.args(["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]);
+            }
+            Form::UserNamespace { shut } => {
+                command.args(["--unshare-user", "--uid", &user, "--gid", &user]);
+                command.args(shut.then_some("--disable-userns"));
+            }
         }
-        command.args(["--die-with-parent", "--new-session", "--cap-drop", "ALL"]);
-        command.args(["--uid", "1000", "--gid", "1000", "--hostname", "steadfast"]);
-        for path in &settings.system {
-            command.arg("--ro-bind-try").arg(path).arg(path);
+        // Folders that bubblewrap makes on its way to a bind are shut to other users.
+        let shown = settings.system.iter().filter(|path| path.exists());
+        for path in shown.clone().map(PathBuf::as_path).chain([Path::new("/etc/passwd"), Path::new(HOME)]) {
+            command.args(
+                path.parent().map(|parent| [OsStr::new("--dir"), parent.as_os_str()]).into_iter().flatten(),
+            );
+        }
+        for path in shown {
+            command.arg("--ro-bind").arg(path).arg(path);
+        }
+        for path in hidden.iter().chain([&place.root]) {
+            hide(&mut command, settings, path);
         }
         for name in ["passwd", "group"] {
             command.arg("--ro-bind").arg(place.etc.join(name)).arg(Path::new("/etc").join(name));
         }
-        command.args(["--proc", "/proc", "--dev", "/dev", "--size", SHM, "--tmpfs", "/dev/shm"]);
+        command.args([
+            "--proc", "/proc", "--dev", "/dev", "--size", SHM, "--perms", "1777", "--tmpfs", "/dev/shm",
+        ]);
         for (from, to) in [(&place.tmp, "/tmp"), (&place.tmp, "/var/tmp"), (&place.home, HOME)] {
             command.arg("--bind").arg(from).arg(to);
         }
         command.arg("--bind").arg(&place.workspace).args([WORKSPACE, "--chdir", WORKSPACE]);
         // What is not one of these folders is memory: nothing may be left there.
-        command.args(["--remount-ro", "/dev", "--remount-ro", "/"]);
-        command.args(["--", "/bin/sh"]);
+        command.args(["--remount-ro", "/dev", "--remount-ro", "/", "--"]);
+        if let Form::OtherUser { setpriv, shut } = &self.form {
+            command.arg(setpriv).args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
+            command.args(["--inh-caps=-all", "--no-new-privs"]);
+            if *shut {
+                command.arg(&self.program).args(["--unshare-user", "--disable-userns"]);
+                command.args(["--dev-bind", "/", "/", "--chdir", WORKSPACE, "--"]);
+            }
+        }
+        command.arg("/bin/sh");
         command
     }
 }
@@ -95,19 +189,72 @@ impl Bubblewrap {
 impl Place {
     /// Makes the folders of a workspace below `folder`.
     pub(crate) fn make(folder: &Path) -> std::io::Result<Place> {
+        let user = user_for(folder);
         let place = Place {
             workspace: folder.join("work"),
             home: folder.join("home"),
             tmp: folder.join("tmp"),
             etc: folder.join("etc"),
+            root: folder.parent().unwrap_or(folder).to_owned(),
+            user,
         };
         for path in [&place.workspace, &place.home, &place.tmp, &place.etc] {
             std::fs::create_dir_all(path)?;
         }
-        let passwd = format!("steadfast:x:1000:1000::{HOME}:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n");
+        let passwd =
+            format!("steadfast:x:{user}:{user}::{HOME}:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n");
         std::fs::write(place.etc.join("passwd"), passwd)?;
-        std::fs::write(place.etc.join("group"), "steadfast:x:1000:\nnogroup:x:65534:\n")?;
+        std::fs::write(place.etc.join("group"), format!("steadfast:x:{user}:\nnogroup:x:65534:\n"))?;
         Ok(place)
+    }
+}
+
+/// The user id of a workspace's commands. Where the worker is root they are really that user, so
+/// that it is one of its own for each workspace, in a range that systems do not give out.
+fn user_for(folder: &Path) -> u32 {
+    if !rustix::process::geteuid().is_root() {
+        return 1000;
+    }
+    let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
+    let number = digest.iter().take(4).fold(0, |number: u32, byte| (number << 8) | u32::from(*byte));
+    20_000 + number % 30_000
+}
+
+/// Makes everything in a folder the user's own. Follows no links.
+fn give(folder: &Path, user: u32) -> std::io::Result<()> {
+    let give_one = |path: &Path, metadata: &std::fs::Metadata| {
+        if metadata.uid() == user && metadata.gid() == user {
+            return Ok(());
+        }
+        lchown(path, Some(user), Some(user))
+    };
+    let mut todo = vec![folder.to_owned()];
+    while let Some(folder) = todo.pop() {
+        give_one(&folder, &folder.symlink_metadata()?)?;
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                todo.push(entry.path());
+            } else {
+                give_one(&entry.path(), &entry.metadata()?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Covers `path` if it is there and lies in what commands are shown of the system.
+fn hide(command: &mut Command, settings: &JailSettings, path: &Path) {
+    // Where a link leads is what would be shown.
+    let Ok(path) = path.canonicalize() else { return };
+    let shown = |system: &PathBuf| system.canonicalize().is_ok_and(|system| path.starts_with(system));
+    if !settings.system.iter().any(shown) {
+        return;
+    }
+    if path.is_dir() {
+        command.arg("--tmpfs").arg(&path).arg("--remount-ro").arg(&path);
+    } else {
+        command.args(["--ro-bind", "/dev/null"]).arg(&path);
     }
 }
 

@@ -9,9 +9,10 @@ use std::process::Command;
 use super::JailSettings;
 use super::settings::CommandSettings;
 
-/// Sets the limits and becomes the shell that runs the command. A limit that is lower already
+/// Waits for the line by which a namespace's maker is let go, sets the limits, and becomes the shell that runs the command. A limit that is lower already
 /// cannot be raised and need not be: the error is left aside. dash calls `-u` `-p`.
 const SCRIPT: &str = r#"
+if [ -n "$7" ]; then read -r _ || exit 125; exec </dev/null; fi
 ulimit -c 0 2>/dev/null
 ulimit -n "$1" 2>/dev/null
 ulimit -f "$2" 2>/dev/null
@@ -36,8 +37,8 @@ pub(super) fn shell() -> Command {
     Command::new("/bin/sh")
 }
 
-/// Adds the arguments of the shell: limits and command.
-pub(super) fn finish(child: &mut Command, bounds: &CommandSettings, command: &str) {
+/// Adds the arguments of the shell: limits, command, and whether it first waits for a line.
+pub(super) fn finish(child: &mut Command, bounds: &CommandSettings, command: &str, waits: bool) {
     // POSIX: file sizes in blocks of 512 bytes; memory in kilobytes.
     let blocks = bounds.file_size.as_u64().div_ceil(512);
     let kilobytes = bounds.memory.as_u64().div_ceil(1024);
@@ -45,7 +46,7 @@ pub(super) fn finish(child: &mut Command, bounds: &CommandSettings, command: &st
     child.args(["-c", SCRIPT, "sh"]);
     child.args([bounds.open_files.to_string(), blocks.to_string(), seconds.to_string()]);
     child.args([kilobytes.to_string(), bounds.processes.to_string()]);
-    child.arg(command);
+    child.arg(command).arg(if waits { "wait" } else { "" });
 }
 
 /// Gives the child its environment: nothing of the worker's but what is allowed.

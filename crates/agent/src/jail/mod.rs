@@ -77,6 +77,7 @@ pub struct Jail {
     command: CommandSettings,
     bubblewrap: Option<Bubblewrap>,
     why: String,
+    hidden: Vec<PathBuf>,
 }
 
 /// The folders of one workspace that a command may write to.
@@ -90,6 +91,10 @@ pub(crate) struct Place {
     pub tmp: PathBuf,
     /// Files that stand for `/etc/passwd` and `/etc/group`.
     pub etc: PathBuf,
+    /// The folder of all workspaces: no command sees it.
+    pub root: PathBuf,
+    /// The user id of its commands, as they see it.
+    pub user: u32,
 }
 
 /// Where a command of the highest level finds its workspace.
@@ -112,9 +117,9 @@ pub(crate) enum JailError {
         /// Why there is no more, and the cure.
         why: String,
     },
-    /// It could not be started.
-    #[error("the command could not be started: {0}")]
-    Start(#[from] std::io::Error),
+    /// It could not be started, or not be ended.
+    #[error("the command could not be run: {0}")]
+    Run(#[from] std::io::Error),
 }
 
 impl Jail {
@@ -122,12 +127,12 @@ impl Jail {
     pub async fn probe(settings: JailSettings, command: CommandSettings) -> Jail {
         let (bubblewrap, why) = match Bubblewrap::probe(&settings, &command).await {
             Ok(bubblewrap) => {
-                let why = format!("a probe ran in bubblewrap ({})", bubblewrap.program().display());
+                let why = format!("a probe ran in bubblewrap ({})", bubblewrap.describe());
                 (Some(bubblewrap), why)
             }
             Err(why) => (None, why),
         };
-        let jail = Jail { settings, command, bubblewrap, why };
+        let jail = Jail { settings, command, bubblewrap, why, hidden: Vec::new() };
         let (level, wanted, why) = (jail.level(), jail.settings.min_level, jail.why());
         if level < wanted {
             tracing::error!(%level, %wanted, why, "jail too weak, commands will be refused");
@@ -135,6 +140,13 @@ impl Jail {
             tracing::info!(%level, network = jail.settings.network, why, "jail probed");
         }
         jail
+    }
+
+    /// Hides files and folders from commands, where [`JailSettings::system`] would show them: the
+    /// worker's configuration, its key files, its store. The folder of the workspaces is hidden anyway.
+    pub fn hiding(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Jail {
+        self.hidden.extend(paths);
+        self
     }
 
     /// The level in which commands run.
@@ -174,7 +186,9 @@ impl Jail {
         }
         let (mut child, home, tmp) = match &self.bubblewrap {
             Some(bubblewrap) => {
-                (bubblewrap.command(&self.settings, place), Path::new(HOME), Path::new("/tmp"))
+                bubblewrap.prepare(place).await?;
+                let child = bubblewrap.command(&self.settings, &self.hidden, place);
+                (child, Path::new(HOME), Path::new("/tmp"))
             }
             None => {
                 let mut child = limits::shell();
@@ -182,7 +196,8 @@ impl Jail {
                 (child, place.home.as_path(), place.tmp.as_path())
             }
         };
-        limits::finish(&mut child, &self.command, command);
+        let is_namespace = self.bubblewrap.is_some();
+        limits::finish(&mut child, &self.command, command, is_namespace);
         limits::environment(&mut child, &self.settings, home, tmp);
         // Both streams in whole, so that the one that says more may have the other's room.
         let cap = usize::try_from(self.command.max_output_bytes.as_u64()).unwrap_or(usize::MAX);
@@ -192,6 +207,7 @@ impl Jail {
             stdout: Captured::head_and_tail(cap),
             stderr: Captured::head_and_tail(cap),
             max_processes: Some(self.command.processes),
+            is_namespace,
             timeout: timeout.unwrap_or(self.command.timeout).min(self.command.max_timeout),
         };
         Ok(process::run(task, cancel).await?)

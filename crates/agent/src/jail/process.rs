@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::capture::Captured;
 
+/// How often the first process of a namespace is looked for.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// How often the processes of a command are counted.
 const COUNT_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 40_000_000 };
+/// Rounds of reading after which they are counted though no pause came.
+const COUNT_AFTER: u32 = 32;
 /// How long a killed group may take to be gone before it is left to the kernel.
 const DYING: Duration = Duration::from_secs(5);
 /// Most bytes read at the end from a pipe that something out of reach may still write to.
@@ -37,6 +41,9 @@ pub(crate) struct Task {
     pub stderr: Captured,
     /// Most processes and threads that it may have at once; it is killed beyond them.
     pub max_processes: Option<u32>,
+    /// Whether it makes a process namespace: it is fed a line once the first process in there is
+    /// known, and is over only when that one is gone, and all others of the namespace before it.
+    pub is_namespace: bool,
     /// Its wall time.
     pub timeout: Duration,
 }
@@ -82,13 +89,15 @@ pub(crate) async fn run(task: Task, cancel: &CancellationToken) -> io::Result<En
         () = tokio::time::sleep(timeout) => Exit::TimedOut,
     };
     group.kill();
-    match tokio::time::timeout(DYING, running).await {
+    match tokio::time::timeout(DYING * 3, running).await {
         Ok(Ok(Ok(ended))) => Ok(Ended { exit: cut_short, ..ended }),
-        Ok(Ok(Err(error))) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-        // Never started, or not gone in time: nothing is known of its output.
-        Ok(_) | Err(_) => {
+        // Killed before it was started.
+        Ok(Ok(Err(error))) if error.kind() == io::ErrorKind::Interrupted => {
             Ok(Ended { exit: cut_short, stdout: Captured::whole(0), stderr: Captured::whole(0) })
         }
+        Ok(Ok(Err(error))) => Err(error),
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        Err(_) => Err(undead()),
     }
 }
 
@@ -152,15 +161,22 @@ impl Drop for KillOnDrop {
 }
 
 fn supervise(task: Task, group: &Group) -> io::Result<Ended> {
-    let Task { mut command, stdin, mut stdout, mut stderr, max_processes, timeout: _ } = task;
-    let feed = if stdin.is_empty() { Stdio::null() } else { Stdio::piped() };
-    command.stdin(feed).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let Task { mut command, stdin, mut stdout, mut stderr, max_processes, is_namespace, timeout: _ } = task;
+    let is_fed = is_namespace || !stdin.is_empty();
+    command
+        .stdin(if is_fed { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
     let mut child = group.spawn(&mut command)?;
-    let watched = watch(&mut child, &stdin, &mut stdout, &mut stderr, max_processes, group);
-    if watched.is_err() {
-        group.kill();
-    }
+    let mut namespace = is_namespace.then_some(Namespace::Sought);
+    let input = if is_namespace { &b"\n"[..] } else { &stdin };
+    let mut watch = Watch { group, stdout: &mut stdout, stderr: &mut stderr, max_processes };
+    let watched = watch.run(&mut child, input, &mut namespace);
     let status = group.reap(&mut child)?;
+    if let Some(Namespace::Known(first)) = namespace {
+        wait_for_end(&first)?;
+    }
     let too_many = watched?;
     let exit = match (too_many, status.code(), status.signal()) {
         (true, _, _) => Exit::TooManyProcesses,
@@ -170,54 +186,113 @@ fn supervise(task: Task, group: &Group) -> io::Result<Ended> {
     Ok(Ended { exit, stdout, stderr })
 }
 
-/// Feeds and drains the child until it ends; whether it was killed for having too many processes.
-fn watch(
-    child: &mut Child,
-    stdin: &[u8],
-    stdout: &mut Captured,
-    stderr: &mut Captured,
+/// The process namespace that a child makes.
+enum Namespace {
+    /// Its first process is not known yet.
+    Sought,
+    /// Its first process.
+    Known(OwnedFd),
+}
+
+/// What is done while a child runs.
+struct Watch<'a> {
+    group: &'a Group,
+    stdout: &'a mut Captured,
+    stderr: &'a mut Captured,
     max_processes: Option<u32>,
-    group: &Group,
-) -> io::Result<bool> {
-    let pid = Pid::from_child(child);
-    let exit = pidfd_open(pid, PidfdFlags::empty())?;
-    let (mut input, mut output, mut errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    for pipe in
-        [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)]
-            .into_iter()
-            .flatten()
-    {
-        set_nonblocking(pipe)?;
-    }
-    let mut unsent = stdin;
-    let mut too_many = false;
-    let tick = max_processes.map(|_| COUNT_EVERY);
-    loop {
-        let mut wait_for = vec![PollFd::new(&exit, PollFlags::IN)];
-        wait_for.extend(output.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-        wait_for.extend(errors.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-        wait_for.extend(input.iter().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
-        match poll(&mut wait_for, tick.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ended = !wait_for[0].revents().is_empty();
-        drop(wait_for);
-        feed(&mut input, &mut unsent);
-        let most = if ended { LAST_READ } else { 1 << 16 };
-        drain(&mut output, stdout, most);
-        drain(&mut errors, stderr, most);
-        if ended {
-            return Ok(too_many);
-        }
-        if max_processes.is_some_and(|most| !too_many && count(pid, most) > most) {
-            too_many = true;
-            group.kill();
+}
+
+impl Watch<'_> {
+    /// Feeds and drains the child until it ends; whether it was killed for having too many
+    /// processes.
+    fn run(
+        &mut self,
+        child: &mut Child,
+        input: &[u8],
+        namespace: &mut Option<Namespace>,
+    ) -> io::Result<bool> {
+        let pid = Pid::from_child(child);
+        let exit = pidfd_open(pid, PidfdFlags::empty())?;
+        let (mut stdin, mut stdout, mut stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        stdin.as_ref().map_or(Ok(()), set_nonblocking)?;
+        stdout.as_ref().map_or(Ok(()), set_nonblocking)?;
+        stderr.as_ref().map_or(Ok(()), set_nonblocking)?;
+        let mut unsent = input;
+        let (mut too_many, mut uncounted) = (false, 0);
+        loop {
+            if matches!(namespace, Some(Namespace::Sought)) {
+                *namespace = first_child(pid).map(Namespace::Known).or(Some(Namespace::Sought));
+            }
+            let is_sought = matches!(namespace, Some(Namespace::Sought));
+            let mut wait_for = vec![PollFd::new(&exit, PollFlags::IN)];
+            wait_for.extend(stdout.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            wait_for.extend(stderr.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            if !is_sought {
+                wait_for.extend(stdin.iter().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+            }
+            let tick = match (is_sought, self.max_processes) {
+                (true, _) => Some(&LOOK_EVERY),
+                (false, Some(_)) => Some(&COUNT_EVERY),
+                (false, None) => None,
+            };
+            uncounted += 1;
+            match poll(&mut wait_for, tick) {
+                Ok(0) => uncounted = COUNT_AFTER,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let ended = !wait_for[0].revents().is_empty();
+            drop(wait_for);
+            if !is_sought {
+                feed(&mut stdin, &mut unsent);
+            }
+            let most = if ended { LAST_READ } else { 1 << 16 };
+            drain(&mut stdout, self.stdout, most);
+            drain(&mut stderr, self.stderr, most);
+            if ended {
+                return Ok(too_many);
+            }
+            if let Some(most) = self.max_processes
+                && !too_many
+                && uncounted >= COUNT_AFTER
+            {
+                uncounted = 0;
+                too_many = count(pid, most) > most;
+                if too_many {
+                    self.group.kill();
+                }
+            }
         }
     }
 }
 
-fn set_nonblocking(pipe: BorrowedFd<'_>) -> io::Result<()> {
+/// The first process of the namespace that `parent` made, if it has made it.
+fn first_child(parent: Pid) -> Option<OwnedFd> {
+    let parent = parent.as_raw_nonzero();
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    let child = Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)?;
+    pidfd_open(child, PidfdFlags::empty()).ok()
+}
+
+/// Waits until a namespace's first process is gone, which the kernel lets happen last.
+fn wait_for_end(first: &OwnedFd) -> io::Result<()> {
+    let longest = Timespec { tv_sec: DYING.as_secs() as i64, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(first, PollFlags::IN)], Some(&longest)) {
+        Ok(0) => Err(undead()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn undead() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("its processes are not gone {DYING:?} after they were killed"),
+    )
+}
+
+fn set_nonblocking(pipe: &impl AsFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(pipe)?;
     Ok(rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
@@ -289,6 +364,7 @@ mod tests {
             stdout: Captured::head_and_tail(1000),
             stderr: Captured::head_and_tail(1000),
             max_processes: None,
+            is_namespace: false,
             timeout: Duration::from_secs(60),
         }
     }
@@ -319,32 +395,46 @@ mod tests {
         assert!(ended.stdout.text().len() < 1100);
     }
 
-    /// The pid that a script's background child wrote, and a wait for its end.
-    async fn gone(pid: &str) -> bool {
-        for _ in 0..500 {
-            let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-            // Killed processes stay as zombies where nobody reaps orphans.
-            if state.is_empty() || state.contains(") Z ") {
-                return true;
-            }
-            tokio::task::spawn_blocking(std::thread::yield_now).await.unwrap();
-        }
-        false
+    /// Waits until the process is no more.
+    async fn gone(pid: &str) {
+        let stat = format!("/proc/{}/stat", pid.trim().parse::<u32>().unwrap());
+        // Killed processes stay as zombies where nobody reaps orphans.
+        let lives = || fs::read_to_string(&stat).is_ok_and(|state| !state.contains(") Z "));
+        until(|| !lives()).await;
     }
 
-    #[tokio::test]
+    /// Waits for something, for some seconds at most, on a clock that may be paused.
+    async fn until(holds: impl Fn() -> bool) {
+        for _ in 0..3_000_000 {
+            if holds() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("it never came");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_time_limit_kills_grandchildren() {
-        let slow = Task { timeout: Duration::from_millis(300), ..task("sleep 1000 & echo $!; wait") };
-        let ended = ended(slow).await;
-        assert_eq!(ended.exit, Exit::TimedOut);
-        assert!(gone(&ended.stdout.text()).await, "grandchild {} lives", ended.stdout.text());
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
+        let never = CancellationToken::new();
+        let mut running = Box::pin(run(task(&script), &never));
+        tokio::select! {
+            ended = &mut running => panic!("{ended:?}"),
+            () = until(|| file.exists()) => {}
+        }
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(running.await.unwrap().exit, Exit::TimedOut);
+        gone(&fs::read_to_string(&file).unwrap()).await;
     }
 
     #[tokio::test]
     async fn what_is_left_in_the_background_ends_with_the_command() {
         let ended = ended(task("sleep 1000 & echo $!")).await;
         assert_eq!(ended.exit, Exit::Code(0));
-        assert!(gone(&ended.stdout.text()).await, "background process lives");
+        gone(&ended.stdout.text()).await;
     }
 
     #[tokio::test]
@@ -353,17 +443,13 @@ mod tests {
         let file = folder.path().join("pid");
         let script = format!("echo $$ > {0}.new; mv {0}.new {0}; sleep 1000", file.display());
         let never = CancellationToken::new();
-        let pid = {
-            let mut future = Box::pin(run(task(&script), &never));
-            loop {
-                let short = tokio::time::timeout(Duration::from_millis(10), &mut future);
-                assert!(short.await.is_err(), "ended by itself");
-                if let Ok(pid) = fs::read_to_string(&file) {
-                    break pid;
-                }
-            }
-        };
-        assert!(gone(&pid).await, "child lives");
+        let mut running = Box::pin(run(task(&script), &never));
+        tokio::select! {
+            ended = &mut running => panic!("{ended:?}"),
+            () = until(|| file.exists()) => {}
+        }
+        drop(running);
+        gone(&fs::read_to_string(&file).unwrap()).await;
     }
 
     #[tokio::test]
@@ -374,9 +460,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_many_processes_end_it() {
-        let many = Task { max_processes: Some(8), ..task("for i in $(seq 30); do sleep 1000 & done; wait") };
-        assert_eq!(ended(many).await.exit, Exit::TooManyProcesses);
+    async fn too_many_processes_end_it_even_while_it_prints() {
+        for then in ["wait", "yes"] {
+            let script = format!("for i in $(seq 30); do sleep 1000 & done; {then}");
+            let many = Task { max_processes: Some(8), ..task(&script) };
+            assert_eq!(ended(many).await.exit, Exit::TooManyProcesses, "{then}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! `edit_file`: exact and unique replacement in a file that was read, and as it was read.
 
-use super::files::{Files, Said};
+use super::files::{Files, MAX_FILE, Said};
 use super::read::numbered;
 
 /// Lines shown around a change or a near miss.
@@ -8,7 +8,7 @@ const AROUND: usize = 3;
 /// Most line numbers that an error lists.
 const LISTED: usize = 10;
 /// Most lines that are compared in search of a near miss.
-const COMPARED: usize = 20_000;
+const COMPARED: usize = 5000;
 /// Characters of a line that are compared.
 const PREFIX: usize = 200;
 
@@ -29,20 +29,25 @@ impl Files {
         let windows = text.contains("\r\n") && !old.contains('\r');
         let crlf = |part: &str| if windows { part.replace('\n', "\r\n") } else { part.to_owned() };
         let (old, new) = (crlf(old), crlf(&new.replace("\r\n", "\n")));
-        let places: Vec<usize> = text.match_indices(&old).map(|(at, _)| at).collect();
-        let Some(first) = places.first().copied() else {
+        let Some(first) = text.find(&old) else {
             return Err(format!("old_string does not stand in {shown}. {}", near_miss(&text, &old)));
         };
-        if places.len() > 1 && !replace_all {
+        let places = text.matches(&old).count();
+        if places > 1 && !replace_all {
             let lines: Vec<String> =
-                places.iter().take(LISTED).map(|at| line_of(&text, *at).to_string()).collect();
+                text.match_indices(&old).take(LISTED).map(|(at, _)| line_of(&text, at).to_string()).collect();
             return Err(format!(
                 "old_string stands {} times in {shown}, at lines {}{}: add lines around it to make it unique, \
                  or set replace_all.",
-                places.len(),
+                places,
                 lines.join(", "),
-                if places.len() > LISTED { ", ..." } else { "" }
+                if places > LISTED { ", ..." } else { "" }
             ));
+        }
+        // Before it is made: a short text in place of every letter can be very long.
+        let grown = (text.len() - places * old.len()).saturating_add(places.saturating_mul(new.len()));
+        if grown as u64 > MAX_FILE {
+            return Err(format!("{shown} would have {grown} bytes, more than {MAX_FILE}."));
         }
         let edited = text.replace(&old, &new);
         self.store(&resolved, edited.as_bytes(), true)?;
@@ -50,7 +55,7 @@ impl Files {
         let (from, to) = (changed.saturating_sub(AROUND), changed + new.lines().count().max(1) - 1 + AROUND);
         let lines: Vec<&str> = edited.lines().collect();
         let (excerpt, _) = numbered(&lines, from.max(1), to.min(lines.len()), self.cap / 4);
-        let times = if places.len() > 1 { format!(", {} times", places.len()) } else { String::new() };
+        let times = if places > 1 { format!(", {} times", places) } else { String::new() };
         Ok(format!("Edited {shown}{times}. It now reads:\n{excerpt}"))
     }
 }

@@ -106,8 +106,10 @@ impl Files {
     /// Opens a regular file; one that would block, such as a pipe, is none.
     pub(super) fn open_file(&self, path: &Path, options: &mut OpenOptions) -> Result<File, String> {
         let shown = path.to_string_lossy();
+        let shown = if shown.is_empty() { ".".into() } else { shown };
         options.custom_flags(OFlags::NONBLOCK.bits() as i32);
-        let file = self.dir.open_with(path, options).map_err(|error| self.explain(&shown, &error))?;
+        let file =
+            self.dir.open_with(Path::new(&*shown), options).map_err(|error| self.explain(&shown, &error))?;
         let metadata = file.metadata().map_err(|error| self.explain(&shown, &error))?;
         if metadata.is_dir() {
             return Err(format!("{shown} is a folder: use list_directory."));
@@ -137,6 +139,9 @@ impl Files {
 
     /// Writes a regular file in place, so that its mode stays; makes it if it is not there.
     pub(super) fn store(&self, path: &Path, content: &[u8], exists: bool) -> Result<(), String> {
+        if content.len() as u64 > MAX_FILE {
+            return Err(format!("{} would have more than {MAX_FILE} bytes.", path.display()));
+        }
         let mut options = OpenOptions::new();
         options.write(true).create_new(!exists);
         let mut file = self.open_file(path, &mut options)?;

@@ -99,7 +99,15 @@ pub(super) async fn remove(folder: PathBuf) {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", r#"chmod -R u+rwX -- "$1"; exec rm -rf -- "$1""#, "sh"]).arg(&folder);
     let (stdout, stderr) = (Captured::whole(0), Captured::head_and_tail(1000));
-    let task = Task { command, stdin: Vec::new(), stdout, stderr, max_processes: None, timeout: REMOVAL };
+    let task = Task {
+        command,
+        stdin: Vec::new(),
+        stdout,
+        stderr,
+        max_processes: None,
+        is_namespace: false,
+        timeout: REMOVAL,
+    };
     match process::run(task, &CancellationToken::new()).await {
         Ok(ended) if ended.exit == process::Exit::Code(0) => {}
         Ok(ended) => {
