@@ -135,10 +135,11 @@ impl Jobs {
         due.into_iter().chain(lease).min()
     }
 
-    /// What may be claimed: expired leases first, then due jobs in order.
-    fn claimable(&self, now: Timestamp) -> Option<JobId> {
-        let expired = self.leases.first().filter(|(end, _)| *end <= now).map(|(_, id)| id);
-        expired.or(self.due.first().filter(|(due, ..)| *due <= now).map(|(.., id)| id)).cloned()
+    /// What may be claimed: expired leases first, then due jobs in order, up to `most` of each.
+    fn claimable(&self, now: Timestamp, most: usize) -> Vec<JobId> {
+        let expired = self.leases.iter().take_while(|(end, _)| *end <= now).map(|(_, id)| id);
+        let due = self.due.iter().take_while(|(due, ..)| *due <= now).map(|(.., id)| id);
+        expired.take(most).chain(due.take(most)).cloned().collect()
     }
 }
 
@@ -185,10 +186,10 @@ impl Store for MemoryStore {
         let now = self.time();
         let mut jobs = self.jobs();
         let mut claims = Vec::new();
-        // With a lease of no length, what was just claimed could be claimed again for ever.
-        let mut seen = BTreeSet::new();
-        while claims.len() < most {
-            let Some(id) = jobs.claimable(now).filter(|id| seen.insert(id.clone())) else { break };
+        for id in jobs.claimable(now, most) {
+            if claims.len() >= most {
+                break;
+            }
             let claim = jobs.change(&id, |entry| {
                 let Entry { job, record, .. } = entry;
                 match record.claim(now, self.lease, &self.runner) {

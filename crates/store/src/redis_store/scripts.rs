@@ -23,22 +23,27 @@ pub(super) struct Scripts {
 
 impl Scripts {
     pub fn new() -> Self {
-        let script = |body: &str| Script::new(&format!("{}{body}", include_str!("lua/prelude.lua")));
+        // The flags (Redis 7) decide before anything is written: what takes memory is refused whole
+        // if there is none left; what keeps or ends a run is not.
+        let script = |flags: &str, body: &str| {
+            Script::new(&format!("#!lua{flags}\n{}{body}", include_str!("lua/prelude.lua")))
+        };
+        let (reads, frees, takes) = (" flags=no-writes", " flags=allow-oom", "");
         Scripts {
-            submit: script(include_str!("lua/submit.lua")),
-            admit: script(include_str!("lua/admit.lua")),
-            candidates: script(include_str!("lua/candidates.lua")),
-            claim: script(include_str!("lua/claim.lua")),
-            renew: script(include_str!("lua/renew.lua")),
-            append: script(include_str!("lua/append.lua")),
-            park: script(include_str!("lua/park.lua")),
-            requeue: script(include_str!("lua/requeue.lua")),
-            release: script(include_str!("lua/release.lua")),
-            settle: script(include_str!("lua/settle.lua")),
-            cancel: script(include_str!("lua/cancel.lua")),
-            purge: script(include_str!("lua/purge.lua")),
-            peek: script(include_str!("lua/peek.lua")),
-            tidy: script(include_str!("lua/tidy.lua")),
+            submit: script(takes, include_str!("lua/submit.lua")),
+            admit: script(takes, include_str!("lua/admit.lua")),
+            candidates: script(reads, include_str!("lua/candidates.lua")),
+            claim: script(takes, include_str!("lua/claim.lua")),
+            renew: script(frees, include_str!("lua/renew.lua")),
+            append: script(takes, include_str!("lua/append.lua")),
+            park: script(frees, include_str!("lua/park.lua")),
+            requeue: script(frees, include_str!("lua/requeue.lua")),
+            release: script(frees, include_str!("lua/release.lua")),
+            settle: script(frees, include_str!("lua/settle.lua")),
+            cancel: script(frees, include_str!("lua/cancel.lua")),
+            purge: script(frees, include_str!("lua/purge.lua")),
+            peek: script(reads, include_str!("lua/peek.lua")),
+            tidy: script(frees, include_str!("lua/tidy.lua")),
         }
     }
 }
