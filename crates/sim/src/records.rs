@@ -16,7 +16,7 @@ const CAP: usize = 200_000;
 pub struct ChatRecord {
     /// When it arrived.
     pub at: Timestamp,
-    /// The fixture's issue that the conversation speaks of.
+    /// The number of the issue that the conversation is about.
     pub issue: Option<u64>,
     /// A job's id, where the conversation or the header `x-steadfast-job` shows one.
     pub job: Option<String>,

@@ -17,7 +17,7 @@ use conversation::Conversation;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScriptFor {
-    /// Those about this issue of the fixture.
+    /// Those about the issue of this number.
     Issue(u64),
     /// Those that hold this text before the first answer.
     Containing(String),
@@ -139,16 +139,29 @@ impl Habits {
     }
 }
 
-/// The issue of the fixture that a conversation is about.
-pub(crate) fn issue_of(seen: &Conversation) -> Option<&'static Issue> {
-    fixture::issues().iter().find(|issue| seen.task.contains(issue.title))
+/// The issue of the fixture that a conversation is about: by its title, else by its number.
+fn issue_of(seen: &Conversation) -> Option<&'static Issue> {
+    let titled = fixture::issues().iter().find(|issue| seen.task.contains(issue.title));
+    titled.or_else(|| fixture::issue(named_number(seen)?))
+}
+
+/// The number in `issue #42`, where the task says so.
+fn named_number(seen: &Conversation) -> Option<u64> {
+    let (_, rest) = seen.task.split_once("issue #")?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+/// The number of the issue that a conversation is about, as the repository counts.
+pub(crate) fn issue_number(seen: &Conversation) -> Option<u64> {
+    named_number(seen).or_else(|| issue_of(seen).map(|issue| issue.number))
 }
 
 /// What the model says next.
 pub(crate) fn answer(seed: u64, seen: &Conversation, scripts: &[(ScriptFor, Vec<ScriptedAnswer>)]) -> Said {
     let issue = issue_of(seen);
     let scripted = scripts.iter().rev().find(|(whose, _)| match whose {
-        ScriptFor::Issue(number) => issue.is_some_and(|issue| issue.number == *number),
+        ScriptFor::Issue(number) => issue_number(seen) == Some(*number),
         ScriptFor::Containing(text) => seen.task.contains(text.as_str()),
     });
     let said = match scripted.and_then(|(_, answers)| answers.get(seen.turns)) {
@@ -187,7 +200,7 @@ fn as_json(said: Said) -> Said {
     Said::prose(object.to_string())
 }
 
-/// Whether the request offers any tool that the model knows.
+/// Reads a conversation; `tools` are the names of those that are offered.
 pub(crate) fn read(messages: &[Value], tools: &HashSet<String>) -> Conversation {
     Conversation::read(messages, tools)
 }

@@ -378,7 +378,7 @@ fn record(
     let named = headers.get("x-steadfast-job").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let record = ChatRecord {
         at,
-        issue: model::issue_of(&seen).map(|issue| issue.number),
+        issue: model::issue_number(&seen),
         job: named.or_else(|| job_in(&seen.task)),
         turn: seen.turns,
         status,

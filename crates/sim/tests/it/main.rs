@@ -9,4 +9,5 @@ mod github;
 mod limits;
 mod model;
 mod openai;
+mod program;
 mod support;

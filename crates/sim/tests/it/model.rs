@@ -290,6 +290,25 @@ async fn the_model_recovers_from_lost_results_and_stubs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_is_known_by_its_title_or_its_number_and_else_looked_at() {
+    let world = world(|_| {});
+    for (text, expected) in [
+        ("Title: roman 4 prints IIII", Some(2)),
+        ("Solve issue #14 of acme/shell-tools.\nroman 4 prints IIII (14)", Some(14)),
+        ("Solve issue #2 of acme/shell-tools.", Some(2)),
+        ("List files", None),
+    ] {
+        let mut workspace = Workspace::new(0);
+        work(&world, vec![json!({"role": "user", "content": text})], &mut workspace).await;
+        match expected {
+            Some(_) => check(2, &workspace),
+            None => assert!(workspace.summary.unwrap().contains("README.md")),
+        }
+        assert_eq!(world.records().chats.last().unwrap().issue, expected, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_script_decides_by_turn_and_then_the_model_goes_on() {
     let world = world(|_| {});
     let calls = vec![("read_file".to_owned(), "{broken".to_owned())];
