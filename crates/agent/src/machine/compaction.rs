@@ -260,6 +260,8 @@ mod tests {
         }
         assert!(Window::new().keep_within(&settings, &mut conversation));
         assert!(whole(&conversation).contains(&"a0"));
+        let ok = conversation.entries.iter().any(|e| matches!(e, Entry::Tool(o) if o.text == "ok"));
+        assert!(ok, "a line in place of two letters saves nothing");
         assert!(!whole(&conversation).contains(&"b1"));
     }
 

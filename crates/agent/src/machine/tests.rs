@@ -12,7 +12,9 @@ use steadfast_core::time::Timestamp;
 use super::*;
 use crate::settings::tests::settings;
 
+mod effects;
 mod random;
+mod script;
 mod scripted;
 
 /// A job about an issue.
