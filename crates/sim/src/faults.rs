@@ -56,12 +56,21 @@ pub enum Server {
     Git,
 }
 
+/// What kind of request an operation is.
+enum Kind {
+    Llm,
+    GithubRead,
+    GithubWrite,
+    /// A write that GitHub counts as creating content.
+    GithubContent,
+    GitFetch,
+    GitPush,
+}
+
 impl Operation {
-    /// Which server answers it.
-    pub fn server(self) -> Server {
+    fn kind(self) -> Kind {
         match self {
-            Operation::Chat | Operation::Models => Server::Llm,
-            Operation::GitFetch | Operation::GitPush => Server::Git,
+            Operation::Chat | Operation::Models => Kind::Llm,
             Operation::App
             | Operation::TokenCreate
             | Operation::TokenRevoke
@@ -71,41 +80,46 @@ impl Operation {
             | Operation::Issue
             | Operation::CommentList
             | Operation::CommentGet
-            | Operation::CommentCreate
-            | Operation::CommentEdit
-            | Operation::CommentDelete
             | Operation::RefGet
-            | Operation::RefCreate
-            | Operation::RefUpdate
-            | Operation::RefDelete
             | Operation::Commit
             | Operation::PullList
             | Operation::PullGet
-            | Operation::PullCreate
-            | Operation::PullEdit
-            | Operation::Unknown => Server::Github,
+            | Operation::Unknown => Kind::GithubRead,
+            Operation::CommentEdit
+            | Operation::CommentDelete
+            | Operation::RefCreate
+            | Operation::RefUpdate
+            | Operation::RefDelete
+            | Operation::PullEdit => Kind::GithubWrite,
+            Operation::CommentCreate | Operation::PullCreate => Kind::GithubContent,
+            Operation::GitFetch => Kind::GitFetch,
+            Operation::GitPush => Kind::GitPush,
+        }
+    }
+
+    /// Which server answers it.
+    pub fn server(self) -> Server {
+        match self.kind() {
+            Kind::Llm => Server::Llm,
+            Kind::GithubRead | Kind::GithubWrite | Kind::GithubContent => Server::Github,
+            Kind::GitFetch | Kind::GitPush => Server::Git,
         }
     }
 
     /// Whether it changes what others see.
     pub fn is_write(self) -> bool {
-        matches!(
-            self,
-            Operation::CommentCreate
-                | Operation::CommentEdit
-                | Operation::CommentDelete
-                | Operation::RefCreate
-                | Operation::RefUpdate
-                | Operation::RefDelete
-                | Operation::PullCreate
-                | Operation::PullEdit
-                | Operation::GitPush
-        )
+        match self.kind() {
+            Kind::GithubWrite | Kind::GithubContent | Kind::GitPush => true,
+            Kind::Llm | Kind::GithubRead | Kind::GitFetch => false,
+        }
     }
 
     /// Whether GitHub counts it as creating content.
     pub fn creates_content(self) -> bool {
-        matches!(self, Operation::CommentCreate | Operation::PullCreate)
+        match self.kind() {
+            Kind::GithubContent => true,
+            Kind::Llm | Kind::GithubRead | Kind::GithubWrite | Kind::GitFetch | Kind::GitPush => false,
+        }
     }
 }
 

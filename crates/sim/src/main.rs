@@ -193,10 +193,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
         "repositories": args.repositories,
         "seed": args.seed,
     });
-    println!("{ready}");
+    // Before anybody hears that it is ready, and may want it to end.
     let mut terminated = signal(SignalKind::terminate()).context("cannot wait for a signal")?;
+    let mut interrupted = signal(SignalKind::interrupt()).context("cannot wait for a signal")?;
+    println!("{ready}");
     tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for an interrupt")?,
+        _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
     // In order, so that the world's folder of repositories is removed.

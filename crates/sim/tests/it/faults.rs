@@ -276,3 +276,27 @@ async fn faults_and_records_are_reachable_over_http() {
     assert_eq!(records["requests"]["chat"], 1);
     assert_eq!(records["chats"][0]["delivered"], false);
 }
+
+#[tokio::test]
+async fn the_manuals_examples_are_accepted() {
+    let world = world(|_| {});
+    let manual = include_str!("../../README.md");
+    let posted = |page: &'static str, body: String| {
+        let world = Arc::clone(&world);
+        async move {
+            let request = http::Request::post(format!("http://sim/_sim/{page}")).body(body.clone().into());
+            let answer = try_send(&world, request.unwrap()).await.unwrap();
+            assert_eq!(answer.status, 204, "{body}: {}", answer.text());
+        }
+    };
+    let examples: Vec<&str> =
+        manual.split("-d '").skip(1).filter_map(|rest| rest.split('\'').next()).collect();
+    assert_eq!(examples.len(), 3);
+    for example in examples {
+        posted("faults", example.to_owned()).await;
+    }
+    for (page, start) in [("weather", "`{\"llm\""), ("scripts", "`{\"whose\"")] {
+        let at = manual.find(start).unwrap() + 1;
+        posted(page, manual[at..].split('`').next().unwrap().to_owned()).await;
+    }
+}
