@@ -1,6 +1,5 @@
 //! The highest level: bubblewrap, with every namespace unshared.
 
-use std::ffi::OsStr;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +21,33 @@ const SHM: &str = "67108864";
 pub(super) struct Bubblewrap {
     program: PathBuf,
     form: Form,
+    network: bool,
+    shown: Vec<Shown>,
+}
+
+/// A file or folder of the system that commands may read.
+#[derive(Clone, Debug)]
+struct Shown {
+    /// Where it is seen.
+    path: PathBuf,
+    /// Where it really is.
+    real: PathBuf,
+}
+
+/// A file or folder that commands must not see.
+#[derive(Clone, Debug)]
+pub(super) struct Hidden {
+    /// Where it really is.
+    real: PathBuf,
+    is_folder: bool,
+}
+
+impl Hidden {
+    /// `None` if it is not there.
+    pub fn new(path: &Path) -> Option<Hidden> {
+        let real = path.canonicalize().ok()?;
+        Some(Hidden { is_folder: real.is_dir(), real })
+    }
 }
 
 /// How bubblewrap is used.
@@ -58,9 +84,12 @@ impl Bubblewrap {
         }
         let folder = tempfile::tempdir().map_err(|error| format!("no folder for a probe: {error}"))?;
         let place = Place::make(folder.path()).map_err(|error| format!("no folder for a probe: {error}"))?;
+        let show = |path: &PathBuf| Some(Shown { path: path.clone(), real: path.canonicalize().ok()? });
+        let shown: Vec<Shown> = settings.system.iter().filter_map(show).collect();
         let mut complaint = String::new();
         for form in forms {
-            let bubblewrap = Bubblewrap { program: program.clone(), form };
+            let (program, shown) = (program.clone(), shown.clone());
+            let bubblewrap = Bubblewrap { program, form, network: settings.network, shown };
             match bubblewrap.try_once(settings, bounds, &place).await {
                 Ok(()) => return Ok(bubblewrap),
                 Err(said) => complaint = said,
@@ -76,7 +105,7 @@ impl Bubblewrap {
         place: &Place,
     ) -> Result<(), String> {
         self.prepare(place).await.map_err(|error| error.to_string())?;
-        let mut command = self.command(settings, &[], place);
+        let mut command = self.command(&[], place);
         // The first process of the jail's own process namespace, and a place to write.
         limits::finish(&mut command, bounds, "test -d /proc/1 && echo . > probe", true);
         limits::environment(&mut command, settings, Path::new(HOME), Path::new("/tmp"));
@@ -131,11 +160,11 @@ impl Bubblewrap {
     }
 
     /// A child that is the shell within the jail; its arguments and environment are still to come.
-    pub fn command(&self, settings: &JailSettings, hidden: &[PathBuf], place: &Place) -> Command {
+    pub fn command(&self, hidden: &[Hidden], place: &Place) -> Command {
         let user = place.user.to_string();
         let mut command = Command::new(&self.program);
         command.args(["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]);
-        if !settings.network {
+        if !self.network {
             command.arg("--unshare-net");
         }
         command.args(["--die-with-parent", "--new-session", "--hostname", "steadfast", "--cap-drop", "ALL"]);
@@ -149,17 +178,16 @@ impl Bubblewrap {
             }
         }
         // Folders that bubblewrap makes on its way to a bind are shut to other users.
-        let shown = settings.system.iter().filter(|path| path.exists());
-        for path in shown.clone().map(PathBuf::as_path).chain([Path::new("/etc/passwd"), Path::new(HOME)]) {
-            command.args(
-                path.parent().map(|parent| [OsStr::new("--dir"), parent.as_os_str()]).into_iter().flatten(),
-            );
+        let shown = self.shown.iter().map(|shown| shown.path.as_path());
+        for parent in shown.chain([Path::new("/etc/passwd"), Path::new(HOME)]).filter_map(Path::parent) {
+            command.arg("--dir").arg(parent);
         }
-        for path in shown {
-            command.arg("--ro-bind").arg(path).arg(path);
+        for Shown { path, .. } in &self.shown {
+            command.arg("--ro-bind-try").arg(path).arg(path);
         }
-        for path in hidden.iter().chain([&place.root]) {
-            hide(&mut command, settings, path);
+        let root = Hidden { real: place.root.clone(), is_folder: true };
+        for hidden in hidden.iter().chain([&root]) {
+            self.hide(&mut command, hidden);
         }
         for name in ["passwd", "group"] {
             command.arg("--ro-bind").arg(place.etc.join(name)).arg(Path::new("/etc").join(name));
@@ -184,6 +212,20 @@ impl Bubblewrap {
         command.arg("/bin/sh");
         command
     }
+
+    /// Covers what must not be seen wherever it would be.
+    fn hide(&self, command: &mut Command, hidden: &Hidden) {
+        for shown in &self.shown {
+            let Ok(within) = hidden.real.strip_prefix(&shown.real) else { continue };
+            // Joining nothing would leave a slash at the end, which a file must not have.
+            let at = if within.as_os_str().is_empty() { shown.path.clone() } else { shown.path.join(within) };
+            if hidden.is_folder {
+                command.arg("--tmpfs").arg(&at).arg("--remount-ro").arg(&at);
+            } else {
+                command.args(["--ro-bind", "/dev/null"]).arg(&at);
+            }
+        }
+    }
 }
 
 impl Place {
@@ -195,12 +237,13 @@ impl Place {
             home: folder.join("home"),
             tmp: folder.join("tmp"),
             etc: folder.join("etc"),
-            root: folder.parent().unwrap_or(folder).to_owned(),
+            root: PathBuf::new(),
             user,
         };
         for path in [&place.workspace, &place.home, &place.tmp, &place.etc] {
             std::fs::create_dir_all(path)?;
         }
+        let place = Place { root: folder.parent().unwrap_or(folder).canonicalize()?, ..place };
         let passwd =
             format!("steadfast:x:{user}:{user}::{HOME}:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n");
         std::fs::write(place.etc.join("passwd"), passwd)?;
@@ -241,21 +284,6 @@ fn give(folder: &Path, user: u32) -> std::io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Covers `path` if it is there and lies in what commands are shown of the system.
-fn hide(command: &mut Command, settings: &JailSettings, path: &Path) {
-    // Where a link leads is what would be shown.
-    let Ok(path) = path.canonicalize() else { return };
-    let shown = |system: &PathBuf| system.canonicalize().is_ok_and(|system| path.starts_with(system));
-    if !settings.system.iter().any(shown) {
-        return;
-    }
-    if path.is_dir() {
-        command.arg("--tmpfs").arg(&path).arg("--remount-ro").arg(&path);
-    } else {
-        command.args(["--ro-bind", "/dev/null"]).arg(&path);
-    }
 }
 
 /// The program by its path, or by its name in `PATH`.

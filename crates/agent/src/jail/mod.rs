@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use bubblewrap::Bubblewrap;
+use bubblewrap::{Bubblewrap, Hidden};
 pub(crate) use capture::{Captured, shorten};
 pub(crate) use process::{Exit, Task};
 pub use settings::{CommandSettings, JailSettings, SYSTEM};
@@ -77,7 +77,7 @@ pub struct Jail {
     command: CommandSettings,
     bubblewrap: Option<Bubblewrap>,
     why: String,
-    hidden: Vec<PathBuf>,
+    hidden: Vec<Hidden>,
 }
 
 /// The folders of one workspace that a command may write to.
@@ -91,7 +91,7 @@ pub(crate) struct Place {
     pub tmp: PathBuf,
     /// Files that stand for `/etc/passwd` and `/etc/group`.
     pub etc: PathBuf,
-    /// The folder of all workspaces: no command sees it.
+    /// The folder of all workspaces, without links: no command sees it.
     pub root: PathBuf,
     /// The user id of its commands, as they see it.
     pub user: u32,
@@ -145,7 +145,7 @@ impl Jail {
     /// Hides files and folders from commands, where [`JailSettings::system`] would show them: the
     /// worker's configuration, its key files, its store. The folder of the workspaces is hidden anyway.
     pub fn hiding(mut self, paths: impl IntoIterator<Item = PathBuf>) -> Jail {
-        self.hidden.extend(paths);
+        self.hidden.extend(paths.into_iter().filter_map(|path| Hidden::new(&path)));
         self
     }
 
@@ -187,7 +187,7 @@ impl Jail {
         let (mut child, home, tmp) = match &self.bubblewrap {
             Some(bubblewrap) => {
                 bubblewrap.prepare(place).await?;
-                let child = bubblewrap.command(&self.settings, &self.hidden, place);
+                let child = bubblewrap.command(&self.hidden, place);
                 (child, Path::new(HOME), Path::new("/tmp"))
             }
             None => {

@@ -15,7 +15,8 @@ pub struct JailSettings {
     /// The weakest jail in which commands are run: 3 bubblewrap, 2 Landlock, 1 another user,
     /// 0 none. Below it commands are refused. Default 2.
     pub min_level: Level,
-    /// Whether commands may use the network. Default false.
+    /// Whether commands may use the network: all of the machine's, with the services on its own
+    /// loopback. Default false.
     pub network: bool,
     /// Names of environment variables that commands inherit from the worker, where set. A name
     /// that speaks of a secret (token, key, password) is never handed on. Default `LANG`,

@@ -149,16 +149,22 @@ async fn workspaces_and_configuration_below_a_shown_folder_are_hidden() {
     std::fs::write(other.workspace.join("file"), "hidden-words").unwrap();
     let (mut settings, command) = settings();
     settings.system.push(folder.path().to_owned());
+    // The same by another name.
+    let alias = folder.path().with_extension("alias");
+    std::os::unix::fs::symlink(folder.path(), &alias).unwrap();
+    settings.system.push(alias.clone());
     // As an operator may have it: the jail's own stand over them.
     settings.system.extend(["/etc/passwd".into(), "/etc/group".into()]);
     let jail = Jail::probe(settings, command).await.hiding([config, keys]);
     let look = format!(
-        "cat {0}/tool; cat /etc/passwd; grep -r hidden-words {0}; ls {0}/workspaces",
-        folder.path().display()
+        "cat {0}/tool; cat /etc/passwd; grep -r hidden-words {0} {1}; ls {0}/workspaces {1}/keys",
+        folder.path().display(),
+        alias.display()
     );
     let ended = jail.run(&place, &look, None, &CancellationToken::new()).await.unwrap();
     let output = ended.stdout.text() + &ended.stderr.text();
     assert!(output.starts_with("shownsteadfast:x:"), "{output}");
+    std::fs::remove_file(&alias).unwrap();
     assert!(!output.contains("hidden-words") && !output.contains("root:x:0"), "{output}");
     assert_eq!(
         jail.run(&place, "pwd", None, &CancellationToken::new()).await.unwrap().stdout.text(),
