@@ -19,7 +19,10 @@ const CUT: f64 = 0.7;
 /// A rate that was felt for grows by this share for each minute without a rejection.
 const RECOVERY_PER_MINUTE: f64 = 0.1;
 /// Requests a minute below which a felt rate never falls.
-const SLOWEST: f64 = 1.0;
+const SLOWEST: f64 = 6.0;
+/// Requests of the last minute below which a bare rejection says nothing of the rate: the callers'
+/// backoff is the answer to it.
+const ENOUGH_TO_TELL: usize = 10;
 /// A bare rejection cuts at most once in this time: the requests in flight are rejected together.
 const CUT_ONCE_IN: Duration = Duration::from_secs(2);
 
@@ -237,6 +240,7 @@ impl Budget {
             }
             // A stated limit stays stated: the rejection says that others use it too.
             Some(bucket) => bucket.level = bucket.level.min(0.0),
+            None if self.recent.len() < ENOUGH_TO_TELL => {}
             None => {
                 let guess = (self.recent.len() as f64 * CUT).max(SLOWEST);
                 let mut bucket = Bucket::new(guess, Source::Felt, now);
@@ -363,6 +367,16 @@ mod tests {
         let mut told = budget(60, 0, 0);
         told.learn(secs(0), &observed);
         assert_eq!(told.request_limit(), Some((60.0, Source::Config)));
+    }
+
+    #[test]
+    fn a_bare_rejection_of_the_first_requests_says_nothing_of_the_rate() {
+        let mut budget = budget(0, 0, 0);
+        budget.take(secs(0), 1);
+        budget.done(1, None);
+        budget.rejected_without_hint(secs(1));
+        assert_eq!(budget.request_limit(), None);
+        assert_eq!(budget.wait(secs(1), 1), Duration::ZERO);
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! The same actors within the test, under a paused clock: the world is reached without sockets, the
+//! queue is in memory, and hours pass in no time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steadfast::config::load_from;
+use steadfast_actors::{Deps, Running};
+use steadfast_agent::jail::Jail;
+use steadfast_agent::prompts::Prompts;
+use steadfast_agent::workspace::Workspaces;
+use steadfast_core::job::JobId;
+use steadfast_core::time::Timestamp;
+use steadfast_github::{Credentials, GithubClient};
+use steadfast_llm::{Endpoint, LlmClient};
+use steadfast_sim::{World, WorldConfig};
+use steadfast_store::memory::MemoryStore;
+use steadfast_store::{Inspection, State, Store};
+use tempfile::TempDir;
+
+use super::{API_KEY, TOKEN};
+
+/// A world and a worker in it, in this very thread.
+pub struct Village {
+    pub world: Arc<World>,
+    pub store: Arc<dyn Store>,
+    pub running: Running,
+    _dir: TempDir,
+}
+
+/// Runs `test` on an actix system whose clock is paused: it moves by itself when nothing runs.
+pub fn paused<F: Future<Output = ()> + 'static>(test: F) {
+    let system = actix::System::with_tokio_rt(|| {
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+    });
+    system.block_on(test);
+}
+
+impl Village {
+    /// With the default configuration but for `extra`, and the store wrapped as the test wishes.
+    pub async fn new(
+        change: impl FnOnce(&mut WorldConfig),
+        extra: &str,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Village {
+        let start = Timestamp::from_secs(1_760_000_000);
+        let mut config = WorldConfig::new(7, start);
+        config.llm.api_key = Some(API_KEY.to_owned());
+        config.github.personal_token = Some(TOKEN.to_owned());
+        change(&mut config);
+        let world = World::new(config).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("agent.workspaces = {:?}\nqueue.url = \"memory:\"\n{extra}\n", dir.path());
+        let loaded = load_from(Some(("test.toml".as_ref(), &text)), []).unwrap_or_else(|e| panic!("{e}"));
+        let config = loaded.config;
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&config.queue, start, "test"));
+        let store = wrap(store);
+        let endpoint = Endpoint::new(&config.llm.base_url, API_KEY.to_owned().into()).unwrap();
+        let llm = LlmClient::new(endpoint, config.llm, world.transport(), world.clock());
+        let credentials = Credentials { private_key: None, personal_token: Some(TOKEN.to_owned().into()) };
+        let github = GithubClient::new(config.github, credentials, world.transport(), world.clock()).unwrap();
+        let jail = Jail::probe(config.agent.jail.clone(), config.agent.command.clone()).await;
+        let git_url = format!("file://{}", world.git_root().display()).parse().unwrap();
+        let running = steadfast_actors::start(Deps {
+            settings: config.actors,
+            prompts: Prompts::load(&config.agent).unwrap(),
+            workspaces: Workspaces::new(
+                config.agent.workspaces.clone(),
+                config.agent.git.clone(),
+                Arc::new(jail),
+            ),
+            agent: config.agent,
+            store: Arc::clone(&store),
+            llm,
+            github,
+            git_url,
+            clock: world.clock(),
+            secrets: Arc::new(|_| {}),
+        });
+        Village { world, store, running, _dir: dir }
+    }
+
+    /// Waits, in simulated time, until the job is in `state`.
+    pub async fn wait_for(&self, id: &str, state: State, within: Duration) -> Inspection {
+        let id = JobId::new(id).unwrap();
+        let asking = async {
+            loop {
+                if let Some(found) = self.store.inspect(&id).await.unwrap()
+                    && found.state == state
+                {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        match tokio::time::timeout(within, asking).await {
+            Ok(found) => found,
+            Err(_) => panic!("{id} is not {state:?}: {:?}", self.store.inspect(&id).await),
+        }
+    }
+}
+
+/// A field of the status hash.
+pub fn field(found: &Inspection, name: &str) -> String {
+    found.status.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).unwrap_or_default()
+}
