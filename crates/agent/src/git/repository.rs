@@ -108,6 +108,10 @@ impl Repository {
         let small = self.small_changes().await?;
         let most = self.git.settings.max_patch_bytes;
         tracing::warn!(bytes, most = %most, kept = small.len(), "changes too large to keep, the largest files left out");
+        if small.is_empty() {
+            // Without a path git would take all of them.
+            return Ok(Vec::new());
+        }
         let mut diff = self.diff("--no-renames");
         diff.args.push("--".into());
         diff.args.extend(small.into_iter().map(|path| format!(":(top,literal){path}")));

@@ -252,15 +252,16 @@ impl Place {
     }
 }
 
-/// The user id of a workspace's commands. Where the worker is root they are really that user, so
-/// that it is one of its own for each workspace, in a range that systems do not give out.
+/// The user id of a workspace's commands. Where the worker is root they really are that user, so it
+/// differs from workspace to workspace; the range is one that nobody gives out ("Users, Groups, UIDs
+/// and GIDs on systemd Systems": 60578 to 61183 are unused).
 fn user_for(folder: &Path) -> u32 {
     if !rustix::process::geteuid().is_root() {
         return 1000;
     }
     let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
     let number = digest.iter().take(4).fold(0, |number: u32, byte| (number << 8) | u32::from(*byte));
-    20_000 + number % 30_000
+    60_600 + number % 500
 }
 
 /// Makes everything in a folder the user's own. Follows no links.

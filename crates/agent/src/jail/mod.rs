@@ -25,7 +25,8 @@ pub use settings::{CommandSettings, JailSettings, SYSTEM};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum Level {
-    /// Not at all, but for a clean environment, a process group and resource limits.
+    /// Not at all, but for a clean environment, a process group and resource limits. It sees all
+    /// that the worker sees, and a process of it that leaves the group outlives the command.
     None,
     /// By another user id.
     User,

@@ -247,8 +247,9 @@ async fn memory_and_file_size_are_bounded() {
     assert!(std::fs::metadata(cell.place.workspace.join("big")).unwrap().len() <= 8 << 20);
     let (exit, output) = cell.run("x=$(head -c 900000000 /dev/zero | tr '\\0' x); echo ${#x}").await;
     assert!(!output.contains("900000000"), "{exit:?} {output}");
-    let (_, output) = cell.run("ulimit -c; ulimit -n; ulimit -t; ulimit -u").await;
-    assert_eq!(output, "0\n256\n60\n64\n");
+    let (_, output) =
+        cell.run("ulimit -c; ulimit -n; ulimit -t; ulimit -u; cat /proc/self/oom_score_adj").await;
+    assert_eq!(output, "0\n256\n60\n64\n1000\n");
 }
 
 #[tokio::test]

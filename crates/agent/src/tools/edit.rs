@@ -27,8 +27,11 @@ impl Files {
         };
         // read_file shows no carriage returns, so they cannot be in what the model copied from it.
         let windows = text.contains("\r\n") && !old.contains('\r');
-        let crlf = |part: &str| if windows { part.replace('\n', "\r\n") } else { part.to_owned() };
-        let (old, new) = (crlf(old), crlf(&new.replace("\r\n", "\n")));
+        let as_file = |part: &str| match windows {
+            true => part.replace("\r\n", "\n").replace('\n', "\r\n"),
+            false => part.to_owned(),
+        };
+        let (old, new) = (as_file(old), as_file(new));
         let Some(first) = text.find(&old) else {
             return Err(format!("old_string does not stand in {shown}. {}", near_miss(&text, &old)));
         };

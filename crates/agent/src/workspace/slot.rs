@@ -17,6 +17,10 @@ use crate::jail::{Captured, Place, Task, process};
 const LOCK: &str = "lock";
 /// In the root: held while folders are made or swept, so that none is swept before it is locked.
 const ROOT_LOCK: &str = ".lock";
+/// Characters of a digest of the job's id, with which a folder's name begins.
+const DIGEST: usize = 16;
+/// What follows it; the rest is chance.
+const MARK: &str = ".workspace-";
 /// How long the removal of a stubborn folder may take.
 const REMOVAL: Duration = Duration::from_secs(120);
 
@@ -36,8 +40,8 @@ impl Slot {
         let _making = lock_root(root, File::lock_shared)?;
         // Ids are not safe in paths.
         let digest = Sha256::digest(job.as_str().as_bytes());
-        let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(root)?.keep();
+        let name: String = digest.iter().take(DIGEST / 2).map(|byte| format!("{byte:02x}")).collect();
+        let folder = tempfile::Builder::new().prefix(&format!("{name}{MARK}")).tempdir_in(root)?.keep();
         let lock = File::create(folder.join(LOCK))?;
         lock.lock()?;
         let place = Place::make(&folder)?;
@@ -47,17 +51,23 @@ impl Slot {
     }
 }
 
-/// Moves every folder out of the way that is not in use; they are still to be removed.
+/// Folders of ours that are not in use. No name is used twice, so none of them ever is again.
 pub(super) fn unused(root: &Path) -> io::Result<Vec<PathBuf>> {
     let _sweeping = lock_root(root, File::lock)?;
     let mut unused = Vec::new();
     for entry in fs::read_dir(root)?.flatten() {
-        if !entry.file_type()?.is_dir() || is_in_use(&entry.path())? {
-            continue;
+        let is_ours = entry.file_type()?.is_dir() && is_our_name(&entry.file_name().to_string_lossy());
+        if is_ours && !is_in_use(&entry.path())? {
+            unused.push(entry.path());
         }
-        unused.push(entry.path());
     }
     Ok(unused)
+}
+
+/// Whether [`Slot::take`] gives such names: what else lies in the root is not ours to remove.
+fn is_our_name(name: &str) -> bool {
+    let Some((digest, rest)) = name.split_once(MARK) else { return false };
+    digest.len() == DIGEST && digest.bytes().all(|byte| byte.is_ascii_hexdigit()) && !rest.is_empty()
 }
 
 fn is_in_use(folder: &Path) -> io::Result<bool> {

@@ -369,6 +369,8 @@ async fn a_change_too_large_to_keep_keeps_its_small_files() {
         patch.contains("b/small") && patch.contains("b/src/main.rs") && !patch.contains("b/big"),
         "{patch}"
     );
+    workspace.shell("rm small; git checkout -q src/main.rs").await;
+    assert!(workspace.patch().await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -439,6 +441,8 @@ async fn a_sweep_takes_what_is_not_in_use() {
     let world = World::new().await;
     let (used, unused) = (world.open().await, world.open().await);
     let (kept, gone) = (used.slot.folder.clone(), unused.slot.folder.clone());
+    let foreign = world.folder.path().join("workspaces/0123456789abcdef");
+    fs::create_dir(&foreign).unwrap();
     drop(unused);
     // A child that is just being started elsewhere holds a copy of the lock until it runs.
     for _ in 0..1000 {
@@ -447,7 +451,7 @@ async fn a_sweep_takes_what_is_not_in_use() {
             break;
         }
     }
-    assert!(kept.exists() && !gone.exists());
+    assert!(kept.exists() && foreign.exists() && !gone.exists());
 }
 
 /// A server that asks for credentials and then refuses; what it was sent.
