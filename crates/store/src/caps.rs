@@ -4,6 +4,9 @@ use steadfast_core::job::{Job, JobError};
 
 use crate::{Result, Settings, StoreError};
 
+/// Most jobs of one claim.
+pub(crate) const MOST_CLAIMED: usize = 256;
+
 /// Most characters of an error or a reason that is kept.
 const MAX_REASON: usize = 500;
 

@@ -11,7 +11,7 @@ use steadfast_core::time::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::caps::Caps;
+use crate::caps::{Caps, MOST_CLAIMED};
 use crate::record::{Record, Taken, closing, lease_of, lost};
 use crate::{
     Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
@@ -183,6 +183,7 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
+        let most = most.min(MOST_CLAIMED);
         let now = self.time();
         let mut jobs = self.jobs();
         let mut claims = Vec::new();

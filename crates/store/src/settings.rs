@@ -72,8 +72,9 @@ impl QueueUrl {
         let scheme = self.0.split(':').next().unwrap_or_default();
         match (scheme, self.0.split_once(':')) {
             ("memory", Some((_, ""))) => Ok(Location::Memory),
-            ("sqlite", Some((_, path))) if !path.trim_start_matches('/').is_empty() => {
-                Ok(Location::Sqlite(PathBuf::from(path)))
+            ("sqlite", Some((_, path))) if is_file(path) => {
+                // Both `sqlite:PATH` and, as others write it, `sqlite://PATH`.
+                Ok(Location::Sqlite(PathBuf::from(path.strip_prefix("//").unwrap_or(path))))
             }
             ("redis" | "rediss" | "redis+unix", Some((_, rest))) if rest.starts_with("//") => {
                 Ok(Location::Redis(self.0.clone()))
@@ -120,28 +121,30 @@ impl<'de> Deserialize<'de> for QueueUrl {
     }
 }
 
-/// The URL without what may be secret: the password before `@`, and the query, where
-/// `redis+unix:` carries its own.
+/// Whether it can be the path of a file; `:memory:` would be as many stores as connections.
+fn is_file(path: &str) -> bool {
+    !path.trim_start_matches('/').is_empty() && !path.starts_with(':') && !path.ends_with('/')
+}
+
+/// The URL without what may be secret: all that is before the last `@` but the user's name (a
+/// password may hold an `@` that is not escaped), and the query, where `redis+unix:` has its password.
 pub(crate) fn masked(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) if scheme.starts_with("redis") => (scheme, rest),
-        // Not a Redis URL: a path, or something mistyped that may hold a password all the same.
-        Some(_) | None if !url.contains('@') => return url.to_owned(),
-        Some((scheme, rest)) => (scheme, rest),
-        None => return "***".to_owned(),
+    if url.starts_with("sqlite:") || !url.contains(['@', '?']) {
+        return url.to_owned();
+    }
+    let Some((scheme, rest)) = url.split_once("://") else { return "***".to_owned() };
+    let is_socket = scheme.ends_with("unix");
+    let (user, rest) = match rest.rsplit_once('@').filter(|_| !is_socket) {
+        Some((user, rest)) => {
+            (user.split([':', '/', '?', '#']).next().map(|name| format!("{name}:***@")), rest)
+        }
+        None => (None, rest),
     };
     let (rest, query) = match rest.split_once('?') {
         Some((rest, _)) => (rest, "?***"),
         None => (rest, ""),
     };
-    // The last `@`: a password may hold one that is not escaped.
-    match rest.rsplit_once('@') {
-        None => format!("{scheme}://{rest}{query}"),
-        Some((user, host)) => {
-            let user = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{host}{query}")
-        }
-    }
+    format!("{scheme}://{}{rest}{query}", user.unwrap_or_default())
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -175,10 +178,14 @@ mod tests {
         assert_eq!(read("memory:").unwrap(), Location::Memory);
         assert_eq!(read("sqlite:a b.db").unwrap(), Location::Sqlite("a b.db".into()));
         assert_eq!(read("sqlite:/x/y.db").unwrap(), Location::Sqlite("/x/y.db".into()));
+        assert_eq!(read("sqlite:///x/y.db").unwrap(), Location::Sqlite("/x/y.db".into()));
+        assert_eq!(read("sqlite://y.db").unwrap(), Location::Sqlite("y.db".into()));
         for url in ["redis://h", "rediss://u:p@h:1/2", "redis+unix:///run/r.sock"] {
             assert_eq!(read(url).unwrap(), Location::Redis(url.into()));
         }
-        for url in ["", "redis", "redis:h", "sqlite:", "sqlite://", "postgres://h", "memory:x"] {
+        for url in
+            ["", "redis", "redis:h", "sqlite:", "sqlite://", "sqlite::memory:", "postgres://h", "memory:x"]
+        {
             let error = read(url).unwrap_err().to_string();
             assert!(error.contains("sqlite:steadfast.db"), "{url}: {error}");
         }
@@ -193,7 +200,9 @@ mod tests {
             ("redis+unix:///r.sock?pass=hunter2", "redis+unix:///r.sock?***"),
             ("postgres://me:hunter2@h", "postgres://me:***@h"),
             ("me:hunter2@h", "***"),
-            ("sqlite:/a.db", "sqlite:/a.db"),
+            ("redis://me:pass?hun/ter2@h/0?x", "redis://me:***@h/0?***"),
+            ("redis+unix:///r.sock?user=a@b&pass=hun@ter2", "redis+unix:///r.sock?***"),
+            ("sqlite:/a@b.db", "sqlite:/a@b.db"),
         ] {
             let url = QueueUrl::new(url);
             assert_eq!(url.to_string(), shown);

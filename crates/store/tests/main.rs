@@ -1,5 +1,8 @@
 //! What a store promises, held by all three; and what only Redis and SQLite have to hold.
 
+// Everything here is a test or serves one: a panic is how a test fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod conformance;
 mod model;
 mod redis_specifics;

@@ -102,6 +102,27 @@ async fn the_seed_systems_entry_runs_and_its_monitors_see_it() {
 }
 
 #[tokio::test]
+async fn both_protocols_will_do() {
+    let server = RedisServer::start();
+    let settings = Settings::for_tests(format!("{}?protocol=resp3", server.url()));
+    let (store, mut other) = (open(&settings, "a").await.unwrap(), Other::of(&server).await);
+    let waiting = {
+        let store = store.clone();
+        tokio::spawn(async move { claim_soon(&*store).await })
+    };
+    other.add(&json("x")).await;
+    let claim = soon("a claim", waiting).await.unwrap();
+    store.append(&claim.lease, 0, &[b"s".to_vec()], Some(b"p")).await.unwrap();
+    assert_eq!(store.replay(&id("x")).await.unwrap().steps, [b"s".to_vec()]);
+    assert_eq!(store.list(None, 9).await.unwrap()[0].counts, look(&*store, "x").await.counts);
+    other.add("unreadable").await;
+    assert_eq!(store.count().await.unwrap(), [0, 1, 0, 0]);
+    assert_eq!(other.dead().await.len(), 1);
+    store.settle(&claim.lease, &completed()).await.unwrap();
+    assert_eq!(store.purge().await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn dates_are_written_as_core_writes_them() {
     let server = RedisServer::start();
     let (store, mut other) = (opened(&server, "a").await, Other::of(&server).await);

@@ -6,12 +6,9 @@ use steadfast_core::time::Timestamp;
 
 use super::Core;
 use super::inbox::millis;
-use crate::caps::Caps;
+use crate::caps::{Caps, MOST_CLAIMED};
 use crate::record::{lease_of, unreadable};
 use crate::{Claim, ClaimedFrom, Counts, Lease, Result, StoreError};
-
-/// Most jobs of one claim.
-const MOST: usize = 256;
 
 /// Most tries against other claimers who were quicker each time.
 const TRIES: usize = 16;
@@ -39,7 +36,7 @@ type Row = (String, u64, String, Vec<u8>, i64, u32, u32, u32, u32, u32);
 impl Core {
     /// Claims up to `most` jobs.
     pub async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let most = most.min(MOST);
+        let most = most.min(MOST_CLAIMED);
         if most == 0 {
             return Ok(Vec::new());
         }

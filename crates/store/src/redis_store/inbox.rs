@@ -202,6 +202,8 @@ fn entries_of(value: Value) -> Vec<Entry> {
 fn elements(value: Value) -> Vec<Value> {
     match value {
         Value::Array(elements) => elements,
+        // What the older protocol answers as an array of pairs.
+        Value::Map(pairs) => pairs.into_iter().map(|(name, value)| Value::Array(vec![name, value])).collect(),
         _ => Vec::new(),
     }
 }

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use redis::ServerErrorKind;
 use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
 use tokio::time::Instant;
@@ -78,6 +79,7 @@ impl RedisStore {
             runner: runner.into(),
         };
         core.make_group().await?;
+        core.check_server().await?;
         Ok(RedisStore { core, waker: Waker::new(link, keys, settings.response_timeout) })
     }
 }
@@ -87,6 +89,19 @@ impl Core {
     fn call(&self) -> Call {
         let called_off = called_off().result.to_string();
         Call::new(self.keys.global(), [millis(self.keep_ended).to_string(), called_off])
+    }
+
+    /// Runs a script that changes nothing: an older server refuses it, and is told from one that is away.
+    async fn check_server(&self) -> Result<()> {
+        let shown = &self.link.shown;
+        let load = redis::cmd("SCRIPT").arg("LOAD").arg(self.scripts.sample()).to_owned();
+        match self.link.raw(&load).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ServerErrorKind::ResponseError.into() => Err(StoreError::Unusable(
+                format!("{shown}: redis refuses the queue's scripts ({error}): it needs redis 7 or newer"),
+            )),
+            Err(error) => Err(self.link.failure(&error)),
+        }
     }
 
     /// A call about one job.

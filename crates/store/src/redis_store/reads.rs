@@ -14,8 +14,11 @@ use crate::{Counts, Inspection, Replay, Result, State, StoreError};
 /// Jobs that are inspected in one round trip.
 const PAGE: usize = 32;
 
-/// Steps that are read in one round trip.
-const STEPS: usize = 32;
+/// Bytes of steps that are read in one round trip, roughly: a larger reply keeps everybody waiting.
+const REPLY_BYTES: usize = 1 << 20;
+
+/// Most jobs of one list.
+const LISTED: usize = 10_000;
 
 impl Core {
     /// The server's time.
@@ -47,10 +50,8 @@ impl Core {
 
     pub async fn list(&self, state: Option<State>, most: usize) -> Result<Vec<Inspection>> {
         let every = [State::Queued, State::Running, State::Parked, State::Ended];
-        let last = i64::try_from(most).unwrap_or(i64::MAX) - 1;
-        if last < 0 {
-            return Ok(Vec::new());
-        }
+        let most = most.min(LISTED);
+        let Some(last) = most.checked_sub(1) else { return Ok(Vec::new()) };
         let mut reads = pipe();
         for state in every.into_iter().filter(|each| state.is_none_or(|state| state == *each)) {
             let set = self.keys.state(state_word(state));
@@ -91,15 +92,17 @@ impl Core {
         let id = job.as_str();
         let mut reads = pipe();
         reads.atomic();
-        reads.cmd("HGET").arg(self.keys.status(id)).arg("steps");
+        reads.cmd("HMGET").arg(self.keys.status(id)).arg("steps").arg("journalBytes");
         reads.cmd("GET").arg(self.keys.patch(id));
-        let (written, patch): (Option<usize>, Option<Vec<u8>>) = self.link.pipeline(&reads).await?;
+        type Answers = ((Option<usize>, Option<usize>), Option<Vec<u8>>);
+        let ((written, bytes), patch): Answers = self.link.pipeline(&reads).await?;
         let Some(written) = written else { return Ok(Replay::default()) };
+        let mean = bytes.unwrap_or_default() / written.max(1);
+        let at_once = (REPLY_BYTES / mean.max(1)).clamp(1, 1000);
         let mut steps: Vec<Vec<u8>> = Vec::new();
-        // In pages: one reply of a whole journal would keep everybody else waiting.
         while steps.len() < written {
             let mut page = cmd("LRANGE");
-            let last = (steps.len() + STEPS).min(written) - 1;
+            let last = (steps.len() + at_once).min(written) - 1;
             page.arg(self.keys.journal(id)).arg(steps.len()).arg(last);
             let page: Vec<Vec<u8>> = self.link.command(&page).await?;
             if page.is_empty() {

@@ -46,4 +46,9 @@ impl Scripts {
             tidy: script(frees, include_str!("lua/tidy.lua")),
         }
     }
+
+    /// A script that does nothing, of the form that all have.
+    pub fn sample(&self) -> &'static str {
+        "#!lua flags=no-writes\nreturn 1"
+    }
 }

@@ -16,7 +16,7 @@ use steadfast_core::time::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::caps::Caps;
+use crate::caps::{Caps, MOST_CLAIMED};
 use crate::{
     Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
     Settlement, State, Store, StoreError,
@@ -138,6 +138,7 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
+        let most = most.min(MOST_CLAIMED);
         let _one_at_a_time = self.claiming.lock().await;
         let (path, runner, lease) = (self.path.clone(), Arc::clone(&self.runner), self.lease);
         let (list, list_of_op) = (Arc::clone(&self.undelivered), Arc::clone(&self.undelivered));

@@ -68,7 +68,12 @@ pub(super) fn open_writer(path: &Path, busy: Duration) -> Result<Connection> {
     let unclean = wal_of(path).is_some_and(|bytes| bytes > 0);
     let conn = connect(path, busy)?;
     let failed = |error| failure(path, &error);
-    conn.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+    let mode = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+    if mode.map_err(failed)? != "wal" {
+        let file = path.display();
+        let why = format!("{file} is on a file system that cannot share memory: keep it on a local disk");
+        return Err(StoreError::Unusable(why));
+    }
     conn.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
     conn.pragma_update(None, "journal_size_limit", 64 << 20).map_err(failed)?;
     conn.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Most jobs that one purge removes.
-const PURGE_BATCH: usize = 500;
+const PURGE_BATCH: usize = 100;
 
 /// A transaction, and the time at which it happens.
 pub(super) struct Tx<'a> {
@@ -96,7 +96,6 @@ impl<'a> Tx<'a> {
     }
 
     fn candidates(&self, sql: &str, most: usize) -> Result<Vec<String>> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
         let mut select = self.sql(self.conn.prepare_cached(sql))?;
         let ids = self.sql(select.query_map(params![self.now.millis(), most], |row| row.get(0)))?;
         self.sql(ids.collect())
