@@ -10,7 +10,7 @@
 //! | `/v1/chat/completions`, `/v1/models` | the model server |
 //! | `/repos/...`, `/app/...`, ..., also under `/api/v3` | GitHub's REST API |
 //! | `/{owner}/{name}.git` | the git remote, smart HTTP |
-//! | `/_sim/records`, `/_sim/faults`, `/_sim/scripts`, `/_sim/issues` | the simulation's own: what happened, what shall go wrong |
+//! | `/_sim/records`, `/_sim/issues`, `/_sim/faults`, `/_sim/weather`, `/_sim/scripts` | the simulation's own: what happened, what shall go wrong |
 
 mod admin;
 mod config;

@@ -160,6 +160,8 @@ pub(crate) fn go_duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn secs(seconds: f64) -> Duration {
@@ -232,6 +234,58 @@ mod tests {
             [(20, "20ms"), (1000, "1s"), (59_900, "59.9s"), (360_000, "6m0s"), (3_723_000, "1h2m3s")]
         {
             assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_stretch_of_time_gets_more_than_it_may(
+            limit in 1..300_u64,
+            holds in 1..60_u64,
+            fixed in any::<bool>(),
+            steps in prop::collection::vec((0..5_000_u64, 1..4_u64), 1..60),
+        ) {
+            let kind = match fixed {
+                true => LimitKind::Fixed,
+                false => LimitKind::Bucket { holds: Duration::from_secs(holds) },
+            };
+            let mut limiter = Limiter::new(Some(limit), kind);
+            let mut now = Duration::ZERO;
+            let mut passed: Vec<(Duration, u64)> = Vec::new();
+            for (pause, amount) in steps {
+                now += Duration::from_millis(pause);
+                // More than a whole minute's limit is refused before it comes to a limiter.
+                let amount = amount.min(limit);
+                match limiter.wait(now, amount) {
+                    None => {
+                        limiter.charge(now, amount);
+                        passed.push((now, amount));
+                    }
+                    // What it names is enough.
+                    Some(wait) => {
+                        let mut later = limiter.clone();
+                        prop_assert_eq!(later.wait(now + wait + Duration::from_micros(1), amount), None);
+                    }
+                }
+            }
+            for (from, _) in &passed {
+                for (until, last) in passed.iter().filter(|(until, _)| until >= from) {
+                    let within = passed.iter().filter(|(at, _)| at >= from && at <= until);
+                    let sum: u64 = within.map(|(_, amount)| amount).sum();
+                    let span = (*until - *from).as_secs_f64();
+                    let most = match kind {
+                        // Each window that the stretch touches gives its limit.
+                        LimitKind::Fixed => limit as f64 * (until.as_secs() / 60 - from.as_secs() / 60 + 1) as f64,
+                        LimitKind::Bucket { holds } => {
+                            let rate = limit as f64 / 60.0;
+                            // The last one of all may go into debt by what exceeds the capacity.
+                            (rate * holds.as_secs_f64()).max(1.0) + rate * span + *last as f64
+                        }
+                        LimitKind::None => f64::INFINITY,
+                    };
+                    prop_assert!(sum as f64 <= most + 1e-3, "{sum} in {span} s, at most {most}");
+                }
+            }
         }
     }
 }

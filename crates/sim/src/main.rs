@@ -152,7 +152,7 @@ fn config(args: &Args, start: Timestamp) -> anyhow::Result<WorldConfig> {
 }
 
 /// Wall time at the start. Clients check it against their own, so it must be the machine's.
-#[allow(clippy::disallowed_methods, reason = "the one place of this program that reads wall time")]
+#[expect(clippy::disallowed_methods, reason = "the one place of this program that reads wall time")]
 fn wall_time() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let millis = since_epoch.map_or(0, |since| since.as_millis());
