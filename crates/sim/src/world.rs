@@ -143,6 +143,12 @@ impl World {
         records
     }
 
+    /// Every installation token that was issued and not revoked: for a search of what must not hold
+    /// them.
+    pub fn issued_tokens(&self) -> Vec<String> {
+        self.state().github.issued_tokens()
+    }
+
     /// The folder that holds all repositories as `{owner}/{name}.git`.
     pub fn git_root(&self) -> PathBuf {
         self.repos.root().to_owned()

@@ -161,6 +161,10 @@ impl GithubState {
         }
     }
 
+    pub(crate) fn issued_tokens(&self) -> Vec<String> {
+        self.tokens.keys().cloned().collect()
+    }
+
     /// Puts what stands now into the records.
     pub(crate) fn fill(&self, records: &mut Records) {
         records.comments = self.comments.values().cloned().collect();
