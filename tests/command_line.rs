@@ -98,7 +98,10 @@ fn many_jobs_come_by_standard_input_or_none_of_them() {
     let good = format!("{}\n{}\n", entry("a"), entry("b"));
     let told = place.run_with_input(&["submit"], &good);
     assert_eq!((told.code, told.out.as_str()), (Some(0), "a queued\nb queued\n"), "{told:?}");
-    let told = place.run_with_input(&["submit", "-"], &format!("{}\n{}\n", entry("c"), entry("../d").replace("\"o\"", "\"..\"")));
+    let told = place.run_with_input(
+        &["submit", "-"],
+        &format!("{}\n{}\n", entry("c"), entry("../d").replace("\"o\"", "\"..\"")),
+    );
     assert_eq!((told.code, told.out.as_str()), (Some(1), ""), "{told:?}");
     assert!(told.err.contains("nothing was submitted") && told.err.contains("job 2"), "{told:?}");
     assert_eq!(place.run(&["jobs", "list", "--json"]).out.lines().count(), 2);
@@ -107,7 +110,8 @@ fn many_jobs_come_by_standard_input_or_none_of_them() {
 #[test]
 fn a_text_from_a_stranger_cannot_steer_the_terminal() {
     let place = Place::new();
-    let told = place.run_with_input(&["submit"], &entry("a").replace("Title of a", r"\u001b[2Jboo\nX-Forged: yes"));
+    let told =
+        place.run_with_input(&["submit"], &entry("a").replace("Title of a", r"\u001b[2Jboo\nX-Forged: yes"));
     assert_eq!(told.code, Some(0), "{told:?}");
     for args in [&["jobs", "list"][..], &["jobs", "show", "a"]] {
         let told = place.run(args);
@@ -138,7 +142,10 @@ fn exit_codes_are_as_documented() {
 fn a_queue_that_is_away_is_told_from_one_that_is_wrong() {
     let place = Place::new();
     // Port 1 answers nobody.
-    let away = place.command(&["jobs", "list"]).env("STEADFAST_QUEUE__URL", "redis://:hunter22@127.0.0.1:1").output();
+    let away = place
+        .command(&["jobs", "list"])
+        .env("STEADFAST_QUEUE__URL", "redis://:hunter22@127.0.0.1:1")
+        .output();
     let told = Told::of(away.expect("steadfast starts"));
     assert_eq!(told.code, Some(75), "{told:?}");
     assert!(!told.err.contains("hunter22"), "{told:?}");
