@@ -117,7 +117,7 @@ pub(super) fn find_secret(patch: &[u8], token: Option<&SecretString>) -> Option<
         if let Some(name) = line.strip_prefix(b"+++ ") {
             let name = String::from_utf8_lossy(name).trim_end().to_owned();
             file = name.strip_prefix("b/").unwrap_or(&name).to_owned();
-            continue;
+            // No `continue`: an added line may begin with two plus signs and be none of the patch's.
         }
         let Some(added) = line.strip_prefix(b"+") else { continue };
         let token = token.map(|token| token.expose_secret().as_bytes()).filter(|token| token.len() >= 8);
@@ -197,6 +197,8 @@ mod tests {
         assert_eq!(find_secret(moved.as_bytes(), None), None);
         let pem = ["+-----BEGIN RSA PRIV", "ATE KEY-----"].concat();
         assert!(find_secret(pem.as_bytes(), None).is_some());
+        let plus = format!("+++ b/x\n+++ {key}\n");
+        assert!(find_secret(plus.as_bytes(), None).is_some());
         assert_eq!(find_secret(b"+++ b/x\n+nothing of sk-this or ghp_short kind", None), None);
         let own = SecretString::from("opaque-value-1".to_owned());
         assert!(find_secret(b"+x opaque-value-1 y", Some(&own)).is_some());

@@ -55,6 +55,7 @@ impl Repository {
         check_branch("open", branch)?;
         let git = Git { settings, git_dir, work_tree, remote };
         git.text(git.call("init", &["init", "--quiet", "--template="])).await?;
+        git.check_configuration().await?;
         git.fetch_base(branch, commit, token).await?;
         let base = git.text(git.call("rev_parse", &["rev-parse", "--verify", BASE])).await?;
         let mut checkout = git.call("checkout", &["checkout", "--quiet", "--force", "--detach", BASE]);
@@ -333,6 +334,18 @@ impl Repository {
 }
 
 impl Git {
+    /// A git before 2.31 would pass over the configuration in its environment, and with it over
+    /// every guard against the repository.
+    async fn check_configuration(&self) -> Result<(), Failure> {
+        let get = self.call("config", &["config", "--get", "core.hooksPath"]);
+        match self.run(get).await? {
+            Answer::Done(value) if value.trim_ascii() == b"/dev/null" => Ok(()),
+            Answer::Done(_) | Answer::TooLarge(_) | Answer::Failed(..) => {
+                Err(unusable("config", "git does not heed GIT_CONFIG_COUNT: it must be 2.31 or newer"))
+            }
+        }
+    }
+
     async fn fetch_base(
         &self,
         branch: &str,
@@ -416,10 +429,11 @@ fn check_branch(operation: &'static str, branch: &str) -> Result<(), Failure> {
 
 /// The message, ending in the job's trailer.
 fn with_trailer(message: &str, job: &JobId) -> String {
-    if is_ours(message, job) {
+    if is_ours(message, job) && !message.contains('\0') {
         return message.to_owned();
     }
-    format!("{}\n\n{TRAILER} {job}\n", message.trim_end())
+    // Git takes no NUL in a message.
+    format!("{}\n\n{TRAILER} {job}\n", message.replace('\0', "").trim_end())
 }
 
 /// Whether a commit's last paragraph has the job's trailer.
@@ -439,6 +453,7 @@ mod tests {
         let message = with_trailer("Fix it\n\nBecause.", &job);
         assert_eq!(message, "Fix it\n\nBecause.\n\nSteadfast-Job: test-1\n");
         assert_eq!(with_trailer(&message, &job), message);
+        assert_eq!(with_trailer("a\0b", &job), "ab\n\nSteadfast-Job: test-1\n");
         assert!(is_ours(&message, &job));
         assert!(!is_ours(&message, &JobId::new("test-12").unwrap()));
         assert!(!is_ours(&message, &JobId::new("test").unwrap()));

@@ -299,7 +299,9 @@ fn find(program: &Path) -> Option<PathBuf> {
 /// What a person can do about bubblewrap's complaint.
 fn cure(complaint: &str) -> &'static str {
     let says = |part: &str| complaint.contains(part);
-    if says("uid map") || says("RTM_NEWADDR") {
+    if says("nknown option") {
+        "it is too old: 0.8 or newer is needed"
+    } else if says("uid map") || says("RTM_NEWADDR") {
         "AppArmor probably restricts user namespaces: load its profile bwrap-userns-restrict, or set \
          kernel.apparmor_restrict_unprivileged_userns=0"
     } else if says("mount proc") {

@@ -9,9 +9,10 @@ use std::process::Command;
 use super::JailSettings;
 use super::settings::CommandSettings;
 
-/// Waits for the line by which a namespace's maker is let go, sets the limits, and becomes the shell that runs the command. A limit that is lower already
-/// cannot be raised and need not be: the error is left aside. dash calls `-u` `-p`. Where memory runs out, a command goes
-/// before the worker does.
+/// Waits for the line by which a namespace's maker is let go, sets the limits, and becomes the
+/// shell that runs the command. A limit that is lower already cannot be raised and need not be: the
+/// error is left aside. dash calls `-u` `-p`. Where memory runs out, a command goes before the
+/// worker does.
 const SCRIPT: &str = r#"
 if [ -n "$7" ]; then read -r _ || exit 125; exec </dev/null; fi
 echo 1000 2>/dev/null >/proc/self/oom_score_adj

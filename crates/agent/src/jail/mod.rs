@@ -169,7 +169,7 @@ impl Jail {
     }
 
     /// The bounds of commands and tools.
-    pub fn command(&self) -> &CommandSettings {
+    pub fn bounds(&self) -> &CommandSettings {
         &self.command
     }
 

@@ -190,10 +190,45 @@ fn nothing_leads_out_of_the_workspace() {
     let found = folder.search("hidden", None, None, 0);
     assert!(found.starts_with("No line matches"), "{found}");
     assert!(folder.list(".", Some(9)).contains(" -> "));
+    assert_eq!((folder.files.text("out", 99), folder.files.text("dir/in", 99)), (None, Some("x".into())));
     assert_eq!(std::fs::read_to_string(&secret).unwrap(), "hidden");
     // A link itself may be deleted.
     folder.files.delete_file("out").unwrap();
     assert!(secret.exists());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+    #[test]
+    fn no_path_whatsoever_changes_anything_outside(
+        parts in proptest::collection::vec(
+            proptest::sample::select(vec!["..", ".", "", "a", "dir", "outdir", "out", "up", ".git", "link", "new"]),
+            1..7,
+        ),
+        other in proptest::sample::select(vec!["in", "../in", "outdir/in", "a/../../in", ".git/in", "link/in"]),
+    ) {
+        let folder = Folder::new(&[("a", "x"), ("dir/b", "x"), (".git/HEAD", "x")]);
+        let outside = folder.dir.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("a"), "x").unwrap();
+        symlink(&outside, folder.at("outdir")).unwrap();
+        symlink(outside.join("a"), folder.at("out")).unwrap();
+        symlink("../../outside", folder.at("dir/up")).unwrap();
+        symlink(".git", folder.at("link")).unwrap();
+        let path = parts.join("/");
+        let _ = folder.files.read_file(&path, None, None);
+        let _ = folder.files.edit_file(&path, "x", "changed", false);
+        let _ = folder.files.write_file(&path, "changed");
+        let _ = folder.files.move_file(&path, other);
+        let _ = folder.files.move_file(other, &path);
+        let _ = folder.files.delete_file(&path);
+        let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+        proptest::prop_assert_eq!(read(&outside.join("a")), "x");
+        proptest::prop_assert_eq!(read(&folder.at(".git/HEAD")), "x");
+        for (at, entries) in [(folder.dir.path().to_owned(), 2), (outside, 1), (folder.at(".git"), 1)] {
+            proptest::prop_assert_eq!(std::fs::read_dir(&at).unwrap().count(), entries, "{}", at.display());
+        }
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl Workspace {
             Ok(ended) => ended,
             Err(why) => return refused(why.to_string()),
         };
-        let bounds = self.jail.command();
+        let bounds = self.jail.bounds();
         let wall = timeout.unwrap_or(bounds.timeout).min(bounds.max_timeout);
         let killed = "it and all that it had started were killed";
         let (head, is_error) = match ended.exit {

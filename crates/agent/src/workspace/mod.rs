@@ -12,7 +12,7 @@ mod tidy;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,7 +131,7 @@ impl Workspaces {
             repository.apply(patch).await?;
         }
         let root = slot.place.workspace.clone();
-        let cap = usize::try_from(self.jail.command().max_output_bytes.as_u64()).unwrap_or(usize::MAX);
+        let cap = usize::try_from(self.jail.bounds().max_output_bytes.as_u64()).unwrap_or(usize::MAX);
         let files = blocking("open", "workspace", move || Files::open(&root, cap)).await?;
         let base = repository.base().to_owned();
         let (repository, jail) = (Mutex::new(repository), Arc::clone(&self.jail));
@@ -302,13 +302,8 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| git::io(operation, what, &error))
 }
 
-/// A path for the model.
+/// Some of the paths, for the model.
 fn show(paths: &[PathBuf]) -> String {
-    let some: Vec<String> = paths.iter().take(5).map(|path: &PathBuf| shown(path)).collect();
-    let more = if paths.len() > some.len() { ", ..." } else { "" };
-    some.join(", ") + more
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
+    let some: Vec<String> = paths.iter().take(5).map(|path| path.display().to_string()).collect();
+    some.join(", ") + if paths.len() > some.len() { ", ..." } else { "" }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use bytesize::ByteSize;
@@ -536,4 +537,19 @@ async fn a_submodule_is_not_pushed_and_links_within_are() {
         )
         .await;
     assert!(workspace.refusal().await.contains("mod is a git repository of its own"));
+}
+
+#[tokio::test]
+async fn a_git_that_heeds_no_guards_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("git");
+    fs::write(&old, "#!/bin/sh\nunset GIT_CONFIG_COUNT\nexec git \"$@\"\n").unwrap();
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
+    let world = World::with(GitSettings { program: old, ..settings() }).await;
+    let failure = world.workspaces.open(world.spec(), None).await.unwrap_err();
+    assert!(failure.message.contains("2.31"), "{failure}");
+    let world = World::with(GitSettings { program: "/nowhere/git".into(), ..settings() }).await;
+    let failure = world.workspaces.open(world.spec(), None).await.unwrap_err();
+    assert_eq!(failure.verdict, Verdict::Fatal { why: FatalReason::Unusable });
+    assert!(failure.message.contains("install git"), "{failure}");
 }
