@@ -445,6 +445,19 @@ async fn keys_of_another_kind_spoil_one_job_or_say_what_they_are() {
     assert!(matches!(store.inspect(&id("spoilt")).await, Err(StoreError::Corrupt(_))));
     assert!(matches!(store.cancel(&id("spoilt")).await, Err(StoreError::Corrupt(_))));
 
+    // One that all jobs need stops the queue, and loses nothing.
+    for key in ["job-queue:due", "job-queue:dead"] {
+        let _: i64 = other.run(&["DEL", key]).await;
+        let _: String = other.run(&["SET", key, "a string"]).await;
+        other.add(&json(&key.replace(':', "-"))).await;
+        other.add(&format!("unreadable beside {key}")).await;
+        let error = store.claim(1).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unusable(why) if why.contains("queue.prefix")), "{error:?}");
+        let _: i64 = other.run(&["DEL", key]).await;
+        assert_eq!(ids(&store.claim(9).await.unwrap()), [key.replace(':', "-")]);
+        assert_eq!(other.dead().await.last().unwrap()[5], format!("unreadable beside {key}"));
+    }
+
     let _: i64 = other.run(&["DEL", "job-queue"]).await;
     let _: String = other.run(&["SET", "job-queue", "a string"]).await;
     let error = store.claim(1).await.unwrap_err();

@@ -51,14 +51,14 @@ impl Core {
     /// Admits what the inbox holds: what is new, and what was delivered to somebody who died.
     pub async fn take_in(&self) -> Result<()> {
         let mut cursor = self.inbox.reading.lock().await;
-        if self.inbox.uncertain.load(Ordering::Relaxed) {
-            for _ in 0..PAGES {
-                let ours = self.read("0").await?;
-                if ours.is_empty() {
-                    break;
-                }
-                self.admit(&ours).await?;
+        let mut certain = !self.inbox.uncertain.load(Ordering::Relaxed);
+        for _ in 0..PAGES {
+            if certain {
+                break;
             }
+            let ours = self.read("0").await?;
+            self.admit(&ours).await?;
+            certain = ours.is_empty();
         }
         // From here until all is admitted, an end of this call leaves entries behind.
         self.inbox.uncertain.store(true, Ordering::Relaxed);
@@ -72,7 +72,7 @@ impl Core {
                 break;
             }
         }
-        self.inbox.uncertain.store(false, Ordering::Relaxed);
+        self.inbox.uncertain.store(!certain, Ordering::Relaxed);
         Ok(())
     }
 

@@ -20,8 +20,7 @@ while at <= #ARGV do
   at = first + count
   local is_job = id ~= '' and id ~= '-'
   -- An entry that is pending no more was admitted by somebody else, or its group is gone.
-  if redis.call('XACK', stream, group, entry) == 1 then
-    redis.call('XDEL', stream, entry)
+  if #redis.call('XPENDING', stream, group, entry, entry, 1) == 1 then
     local outcome = 'dead'
     if is_job then
       outcome = admit(KEYS[key], KEYS[key + 1], id, ARGV[first + tonumber(what)], 'entry ' .. entry, order)
@@ -30,6 +29,9 @@ while at <= #ARGV do
     elseif id == '' then
       bury(entry, what, first, count)
     end
+    -- Last, since a script that fails is not undone: an entry is acknowledged once it is elsewhere.
+    redis.call('XACK', stream, group, entry)
+    redis.call('XDEL', stream, entry)
     counted[outcome] = counted[outcome] + 1
     order = order + 1
   end

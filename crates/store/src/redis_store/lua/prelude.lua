@@ -90,6 +90,14 @@ local function admit(key, data_key, id, data, closing, order)
   local kind = redis.call('TYPE', key).ok
   if kind ~= 'none' and kind ~= 'hash' then return 'wrongtype' end
   local found = redis.call('HMGET', key, 'state', 'status', 'closed')
+  if found[1] == 'queued' and found[3] == closing then
+    -- A repetition; or the first time broke off for a key of another kind.
+    local seq = redis.call('HGET', key, 'seq')
+    redis.call('SET', data_key, data)
+    redis.call('ZADD', DUE, seq, id)
+    redis.call('ZADD', SETS.queued, seq, id)
+    return 'queued'
+  end
   if found[1] and found[3] == closing then return 'queued' end
   -- A hash that another system left: a job that it ended is not begun again.
   local over = found[2] == 'completed' or found[2] == 'failed' or found[2] == 'cancelled'
