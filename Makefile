@@ -5,6 +5,7 @@ NEEDS := git redis-server bwrap
 PACKAGES := git redis-server bubblewrap
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## list these commands
@@ -28,7 +29,7 @@ setup: ## install what is missing: git, redis-server (tests), bubblewrap (the ja
 .PHONY: demo
 demo: setup ## show it at work against simulated APIs; ARGS='--jobs 20 --rpm 120', see ARGS=--help
 	@cargo build --workspace --bins
-	@./target/debug/steadfast-demo $(ARGS)
+	@$(TARGET)/debug/steadfast-demo $(ARGS)
 
 .PHONY: build
 build: ## the release binary, target/release/steadfast
@@ -45,7 +46,7 @@ lint: ## formatting and clippy, warnings are errors
 
 .PHONY: doc
 doc: ## the API's documentation, warnings are errors; and docs/configuration.md anew
-	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' cargo doc --workspace --no-deps --document-private-items
 	cargo run --quiet --bin steadfast -- config docs > docs/configuration.md
 
 .PHONY: deny

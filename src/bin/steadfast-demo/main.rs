@@ -15,11 +15,15 @@ use anyhow::Context;
 use clap::Parser;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use stage::Stage;
 use story::{Story, short};
 use worker::{Program, Worker};
+
+/// Longest wait for the worker after SIGTERM: its drain's bound, and a little.
+const STOP: Duration = Duration::from_secs(40);
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -109,12 +113,13 @@ async fn demo(args: &Args) -> anyhow::Result<bool> {
     let mut worker = program.run()?;
     let outcome = watch(args, &mut story, &mut worker, started).await;
     let took = started.elapsed();
-    match outcome {
+    let drained = match outcome {
         Ok(Watched::AllEnded) => {
-            let status = worker.stop(Duration::from_secs(40)).await?;
+            let status = worker.stop(STOP).await?;
             if !status.success() {
                 println!("the worker ended with {status} after SIGTERM");
             }
+            status.success()
         }
         Ok(Watched::Gone) => {
             let status = worker.ended().await?;
@@ -126,21 +131,21 @@ async fn demo(args: &Args) -> anyhow::Result<bool> {
         }
         Ok(Watched::Interrupted) => {
             println!("interrupted: stopping the worker");
-            worker.stop(Duration::from_secs(40)).await?;
+            worker.stop(STOP).await?;
             return Ok(false);
         }
         Ok(Watched::Stuck) => {
             println!("no job moved on for {}: giving up", short(args.patience));
             println!("last warning: {}", story.last_warning().unwrap_or("none"));
-            worker.stop(Duration::from_secs(40)).await?;
+            worker.stop(STOP).await?;
             return Ok(false);
         }
         Err(error) => {
-            worker.stop(Duration::from_secs(40)).await?;
+            worker.stop(STOP).await?;
             return Err(error);
         }
-    }
-    conclude(&program, &stage, &story, took).await
+    };
+    Ok(conclude(&program, &stage, &story, took).await? && drained)
 }
 
 /// How the watching ended.
@@ -160,15 +165,12 @@ async fn watch(
     let terminal = std::io::stdout().is_terminal();
     let bar = if terminal { ProgressBar::new(args.jobs) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos} of {len} jobs ended, {elapsed}, {msg}")?);
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut stop = std::pin::pin!(asked_to_stop()?);
     let mut moved = Instant::now();
     let watched = loop {
         let line = tokio::select! {
             line = worker.line() => line?,
-            pressed = &mut interrupt => {
-                pressed.context("cannot listen for Ctrl-C")?;
-                break Watched::Interrupted;
-            }
+            () = &mut stop => break Watched::Interrupted,
             () = tokio::time::sleep_until(moved + args.patience) => break Watched::Stuck,
         };
         let Some(line) = line else { break Watched::Gone };
@@ -189,6 +191,18 @@ async fn watch(
     };
     bar.finish_and_clear();
     Ok(watched)
+}
+
+/// Ends when somebody asks for it: the worker must not outlive the demo.
+fn asked_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// The table, and what both sides say: the queue by `steadfast jobs list`, the servers by their own
