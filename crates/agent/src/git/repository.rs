@@ -18,6 +18,8 @@ const BASE: &str = "refs/steadfast/base";
 const NAMES: u32 = 8;
 /// Most paths that one call of git names.
 const MOST_PATHS: usize = 1000;
+/// Most bytes of a list of changed paths: some hundred thousand of them.
+const RAW: usize = 64 << 20;
 /// The trailer that says whose a commit is.
 const TRAILER: &str = "Steadfast-Job:";
 
@@ -128,6 +130,7 @@ impl Repository {
             changes.iter().map(|change| format!("{}\n{}\n", change.old, change.blob)).collect();
         let mut sizes = self.git.call("cat_file", &["cat-file", "--batch-check=%(objectsize)"]);
         sizes.stdin = blobs.into_bytes();
+        sizes.cap = RAW;
         let sizes = self.git.text(sizes).await?;
         // What is not there is said to be missing.
         let sizes: Vec<u64> = sizes.lines().map(|size| size.trim().parse().unwrap_or(0)).collect();
@@ -146,7 +149,9 @@ impl Repository {
 
     async fn changes(&self) -> Result<Vec<checks::Change>, Failure> {
         let args = ["diff", "--cached", "--raw", "-z", "--no-renames", "--no-abbrev", &self.base];
-        Ok(checks::parse_raw(&self.git.bytes(self.git.call("diff", &args)).await?))
+        let mut diff = self.git.call("diff", &args);
+        diff.cap = RAW;
+        Ok(checks::parse_raw(&self.git.bytes(diff).await?))
     }
 
     /// Those of the folders that git does not ignore.

@@ -163,10 +163,17 @@ impl Git {
             is_namespace: false,
             timeout,
         };
+        // A push that was cut off may have arrived.
+        let cut_off = |words: &str| {
+            let failure = classify::git::classify(operation, None, words, is_push);
+            let is_remote = matches!(operation, "fetch" | "ls_remote" | "push");
+            Failure { unhealthy: failure.unhealthy && is_remote, ..failure }
+        };
         // Git is killed when this future is dropped; a cancelled job drops it.
-        let ended = process::run(task, &CancellationToken::new())
-            .await
-            .map_err(|error| unusable(operation, format!("git could not be started: {error}")))?;
+        let ended = process::run(task, &CancellationToken::new()).await.map_err(|error| Failure {
+            unhealthy: false,
+            ..cut_off(&format!("git could not be run: {error}"))
+        })?;
         match ended.exit {
             Exit::Code(0) => {
                 let total = ended.stdout.total();
@@ -177,13 +184,8 @@ impl Git {
                 format!("the program {} is not there: install git", self.settings.program.display()),
             )),
             Exit::Code(code) => Ok(Answer::Failed(code, ended.stderr.text())),
-            Exit::TimedOut => {
-                let words = format!("no end within {timeout:?}. {}", ended.stderr.text());
-                Err(classify::git::classify(operation, None, &words, is_push))
-            }
-            Exit::Signal(_) | Exit::Cancelled | Exit::TooManyProcesses => {
-                Err(classify::git::classify(operation, None, &ended.stderr.text(), is_push))
-            }
+            Exit::TimedOut => Err(cut_off(&format!("no end within {timeout:?}. {}", ended.stderr.text()))),
+            Exit::Signal(_) | Exit::Cancelled | Exit::TooManyProcesses => Err(cut_off(&ended.stderr.text())),
         }
     }
 

@@ -35,6 +35,7 @@ impl Files {
             return Err(format!("{shown} lies in {}, which cannot be moved into itself.", from.display()));
         }
         self.make_parent(&to)?;
+        self.touch();
         self.dir.rename(&from, &self.dir, &to).map_err(|error| self.explain(&shown, &error))?;
         self.moved(&from, Some(&to));
         Ok(format!("Moved {} to {shown}.", from.display()))
@@ -48,6 +49,7 @@ impl Files {
         if metadata.is_dir() {
             return Err(format!("{shown} is a folder: delete its files, or use run_command."));
         }
+        self.touch();
         self.dir.remove_file(&resolved).map_err(|error| self.explain(&shown, &error))?;
         self.moved(&resolved, None);
         Ok(format!("Deleted {shown}."))
@@ -57,6 +59,7 @@ impl Files {
         let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
             return Ok(());
         };
+        self.touch();
         self.dir.create_dir_all(parent).map_err(|error| self.explain(&parent.to_string_lossy(), &error))
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Files {
     pub(super) cap: usize,
     /// By path without links: the content as the model knows it.
     seen: Mutex<HashMap<PathBuf, [u8; 32]>>,
+    /// Whether something was changed, or half changed, since it was last asked.
+    touched: AtomicBool,
 }
 
 /// Set when nobody waits for a tool any more.
@@ -52,7 +54,18 @@ impl Files {
     /// The files below `root`; no output has more than `cap` bytes.
     pub fn open(root: &Path, cap: usize) -> io::Result<Files> {
         let dir = Dir::open_ambient_dir(root, ambient_authority())?;
-        Ok(Files { dir, root: root.to_owned(), cap, seen: Mutex::default() })
+        Ok(Files { dir, root: root.to_owned(), cap, seen: Mutex::default(), touched: AtomicBool::new(false) })
+    }
+
+    /// Something is about to be changed.
+    pub(super) fn touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether something was changed since this was last asked, a change that failed halfway
+    /// included.
+    pub fn was_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::Relaxed)
     }
 
     /// Most bytes of an output.
@@ -144,7 +157,12 @@ impl Files {
         }
         let mut options = OpenOptions::new();
         options.write(true).create_new(!exists);
+        // Opening may make the file.
+        if !exists {
+            self.touch();
+        }
         let mut file = self.open_file(path, &mut options)?;
+        self.touch();
         let written = file.set_len(0).and_then(|()| file.write_all(content));
         written.map_err(|error| self.explain(&path.to_string_lossy(), &error))?;
         self.saw(path, content);

@@ -89,37 +89,32 @@ impl Workspaces {
 
     /// Fetches, checks out, and puts the patch on. The token goes to git alone and is not kept.
     pub async fn open(&self, spec: OpenSpec, token: Option<SecretString>) -> Result<Workspace, Failure> {
-        let OpenSpec { job, remote, base_branch, commit, patch } = spec;
         // Git runs in folders of its own, so the root must not be relative.
         let root =
             std::path::absolute(&self.root).map_err(|error| git::io("open", "workspace root", &error))?;
-        let (root, id) = (root.clone(), job.clone());
-        let slot = blocking("open", "workspace folder", move || Slot::take(&root, &id)).await?;
+        let job = spec.job.clone();
+        let slot = blocking("open", "workspace folder", move || Slot::take(&root, &job)).await?;
         let folder = slot.folder.clone();
-        let opened = self.fill(slot, job, remote, base_branch, commit, patch, token).await;
+        let opened = self.fill(slot, spec, token).await;
         if opened.is_err() {
             slot::remove(folder).await;
         }
         opened
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of OpenSpec, taken apart once")]
     async fn fill(
         &self,
         slot: Slot,
-        job: JobId,
-        remote: Url,
-        branch: String,
-        commit: Option<String>,
-        patch: Vec<u8>,
+        spec: OpenSpec,
         token: Option<SecretString>,
     ) -> Result<Workspace, Failure> {
+        let OpenSpec { job, remote, base_branch, commit, patch } = spec;
         let repository = Repository::open(
             self.git.clone(),
             slot.git_dir.clone(),
             slot.place.workspace.clone(),
             remote,
-            &branch,
+            &base_branch,
             commit.as_deref(),
             token.as_ref(),
         )
@@ -141,9 +136,6 @@ impl Workspaces {
     /// Removes the folders of workspaces that are not in use: left over from a crash, say.
     pub async fn sweep(&self) {
         let root = self.root.clone();
-        if !root.is_dir() {
-            return;
-        }
         match blocking("sweep", "workspace root", move || slot::unused(&root)).await {
             Ok(unused) => {
                 let count = unused.len();
@@ -185,7 +177,6 @@ impl Workspace {
             Ok(checked) => checked,
             Err(why) => return ToolOutcome { output: why, is_error: true, changed_files: false },
         };
-        let changes = !checked.read_only();
         if let Checked::RunCommand { command, timeout } = &checked {
             return self.run_command(command, *timeout, &cancel).await;
         }
@@ -200,11 +191,8 @@ impl Workspace {
         };
         let is_error = said.is_err();
         let (Ok(output) | Err(output)) = said;
-        ToolOutcome {
-            output: shorten(&output, self.files.cap()),
-            is_error,
-            changed_files: changes && !is_error,
-        }
+        let output = shorten(&output, self.files.cap());
+        ToolOutcome { output, is_error, changed_files: self.files.was_touched() }
     }
 
     /// All changes against the base commit as git's binary patch: new files, deletions and modes

@@ -53,6 +53,9 @@ impl Slot {
 
 /// Folders of ours that are not in use. No name is used twice, so none of them ever is again.
 pub(super) fn unused(root: &Path) -> io::Result<Vec<PathBuf>> {
+    if !root.is_dir() {
+        return Ok(Vec::new());
+    }
     let _sweeping = lock_root(root, File::lock)?;
     let mut unused = Vec::new();
     for entry in fs::read_dir(root)?.flatten() {
