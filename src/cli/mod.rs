@@ -99,6 +99,7 @@ fn dispatch(command: Command, loaded: Loaded, redactor: &Redactor) -> anyhow::Re
             for note in &loaded.notes {
                 tracing::warn!("{note}");
             }
+            hide_memory();
             crate::run::run(loaded, redactor.clone())
         }
         Command::Submit(args) => {
@@ -126,6 +127,15 @@ where
         let store = steadfast_store::open(&loaded.config.queue, "steadfast-cli").await?;
         work(store).await
     })
+}
+
+/// Keeps other processes of the same user from reading this one's memory and environment, where its
+/// secrets stand, and its memory from being dumped when it crashes.
+fn hide_memory() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "cannot hide this process's memory from others of the same user");
+    }
 }
 
 /// Chooses ring for all TLS of the process; a second call changes nothing.
