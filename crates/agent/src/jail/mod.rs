@@ -100,6 +100,8 @@ pub(crate) struct Place {
 
 /// Where a command of the highest level finds its workspace.
 pub(crate) const WORKSPACE: &str = "/workspace";
+/// Processes of the jail itself around a command, at most.
+const WRAPPERS: u32 = 16;
 /// Where it finds its HOME.
 const HOME: &str = "/home/steadfast";
 
@@ -207,7 +209,8 @@ impl Jail {
             stdin: Vec::new(),
             stdout: Captured::head_and_tail(cap),
             stderr: Captured::head_and_tail(cap),
-            max_processes: Some(self.command.processes),
+            // The kernel's bound comes first where it holds: it refuses and does not kill.
+            max_processes: Some(self.command.processes.saturating_add(WRAPPERS)),
             is_namespace,
             timeout: timeout.unwrap_or(self.command.timeout).min(self.command.max_timeout),
         };
