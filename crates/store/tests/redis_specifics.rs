@@ -266,6 +266,24 @@ async fn entries_of_a_consumer_that_died_are_picked_up() {
 }
 
 #[tokio::test]
+async fn what_another_process_takes_in_ends_a_wait() {
+    let server = RedisServer::start();
+    let (store, mut other) = (opened(&server, "a").await, Other::of(&server).await);
+    other.add(&json("x")).await;
+    let read = ["XREADGROUP", "GROUP", "processors", "b", "COUNT", "9", "STREAMS", "job-queue", ">"];
+    let _: Value = other.run(&read).await;
+    // Delivered to another and not admitted yet: nothing to be had, until it is.
+    let (waited, _) = tokio::join!(soon("the end of the wait", store.wait(Duration::from_secs(25))), async {
+        for _ in 0..20 {
+            let _: i64 = other.run(&["XLEN", "job-queue"]).await;
+        }
+        opened(&server, "b").await.count().await
+    });
+    waited.unwrap();
+    assert_eq!(ids(&store.claim(9).await.unwrap()), ["x"]);
+}
+
+#[tokio::test]
 async fn a_new_entry_ends_a_wait_within_moments() {
     let server = RedisServer::start();
     let (store, mut other) = (opened(&server, "a").await, Other::of(&server).await);

@@ -17,6 +17,9 @@ const PAGE: usize = 64;
 /// Most reads of one call: a flood is taken in over several claims.
 const PAGES: usize = 16;
 
+/// Most times that the inbox is read anew because an answer was lost.
+const READS: usize = 3;
+
 /// Most dead letters that are kept, roughly.
 const DEAD_LETTERS: usize = 1000;
 
@@ -51,52 +54,68 @@ impl Core {
     /// Admits what the inbox holds: what is new, and what was delivered to somebody who died.
     pub async fn take_in(&self) -> Result<()> {
         let mut cursor = self.inbox.reading.lock().await;
+        for _ in 0..READS {
+            let certain = self.read_all(&mut cursor).await?;
+            self.inbox.uncertain.store(!certain, Ordering::Relaxed);
+            if certain {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and admits; whether all that was delivered to us was seen.
+    async fn read_all(&self, cursor: &mut String) -> Result<bool> {
         let mut certain = !self.inbox.uncertain.load(Ordering::Relaxed);
         for _ in 0..PAGES {
             if certain {
                 break;
             }
-            let ours = self.read("0").await?;
+            // Ours from before; to ask twice for these does no harm.
+            let (ours, _) = self.read("0").await?;
             self.admit(&ours).await?;
             certain = ours.is_empty();
         }
         // From here until all is admitted, an end of this call leaves entries behind.
         self.inbox.uncertain.store(true, Ordering::Relaxed);
-        let (next, orphans) = self.adopt(&cursor).await?;
+        let (next, orphans, asked_once) = self.adopt(cursor).await?;
+        certain &= asked_once;
         self.admit(&orphans).await?;
         *cursor = next;
         for _ in 0..PAGES {
-            let new = self.read(">").await?;
+            let (new, asked_once) = self.read(">").await?;
+            certain &= asked_once;
             self.admit(&new).await?;
             if new.len() < PAGE {
                 break;
             }
         }
-        self.inbox.uncertain.store(!certain, Ordering::Relaxed);
-        Ok(())
+        Ok(certain)
     }
 
-    /// Reads entries that nobody had (`>`), or those that we had before (`0`).
-    async fn read(&self, from: &str) -> Result<Vec<Entry>> {
+    /// Reads entries that nobody had (`>`), or those that we had before (`0`); and whether the server
+    /// was asked once, so that nothing went to an answer that was lost.
+    async fn read(&self, from: &str) -> Result<(Vec<Entry>, bool)> {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(GROUP).arg(&*self.runner).arg("COUNT").arg(PAGE);
         read.arg("STREAMS").arg(self.keys.stream()).arg(from);
-        let answer: Value = self.in_group(&read).await?;
+        let (answer, asked_once) = self.in_group(&read).await?;
         // [[stream, [entry, ...]]], or nil.
         let streams = elements(answer);
         let entries = streams.into_iter().next().map(elements).and_then(|mut stream| stream.pop());
-        Ok(entries.map(entries_of).unwrap_or_default())
+        Ok((entries.map(entries_of).unwrap_or_default(), asked_once))
     }
 
     /// Takes over entries that others have had for longer than any admission takes.
-    async fn adopt(&self, cursor: &str) -> Result<(String, Vec<Entry>)> {
+    async fn adopt(&self, cursor: &str) -> Result<(String, Vec<Entry>, bool)> {
         let mut adopt = cmd("XAUTOCLAIM");
         adopt.arg(self.keys.stream()).arg(GROUP).arg(&*self.runner).arg(self.pending_limit());
         adopt.arg(cursor).arg("COUNT").arg(PAGE);
-        let mut answer = elements(self.in_group(&adopt).await?).into_iter();
+        let (answer, asked_once) = self.in_group(&adopt).await?;
+        let mut answer = elements(answer).into_iter();
         let next = answer.next().map(bytes).and_then(|next| String::from_utf8(next).ok());
         let entries = answer.next().map(entries_of).unwrap_or_default();
-        Ok((next.unwrap_or_else(|| "0-0".into()), entries))
+        Ok((next.unwrap_or_else(|| "0-0".into()), entries, asked_once))
     }
 
     /// How long an entry may be pending before it counts as forgotten, in milliseconds.
@@ -105,12 +124,11 @@ impl Core {
     }
 
     /// Runs a command that needs the group, making it if it is gone.
-    async fn in_group(&self, command: &redis::Cmd) -> Result<Value> {
-        let answer = self.link.raw(command).await;
-        let answer = match answer {
+    async fn in_group(&self, command: &redis::Cmd) -> Result<(Value, bool)> {
+        let answer = match self.link.told(command).await {
             Err(error) if is_no_group(&error) => {
                 self.make_group().await?;
-                self.link.raw(command).await
+                self.link.told(command).await
             }
             answer => answer,
         };

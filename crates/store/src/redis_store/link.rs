@@ -88,13 +88,13 @@ impl Link {
     }
 
     /// Sends something over the connection; if that turns out to have been closed, once more over a
-    /// new one. Only for what may be done twice.
-    async fn send(&self, request: Request<'_>) -> RedisResult<Value> {
+    /// new one. Only for what may be done twice. Says whether it was sent once.
+    async fn send(&self, request: Request<'_>) -> RedisResult<(Value, bool)> {
         let mut again = true;
         loop {
             let (mut connection, number) = self.connection().await?;
             let error = match request.send(&mut connection).await {
-                Ok(value) => return Ok(value),
+                Ok(value) => return Ok((value, again)),
                 Err(error) => error,
             };
             if is_broken(&error) {
@@ -112,6 +112,12 @@ impl Link {
 
     /// One command, its error as it came.
     pub async fn raw(&self, command: &Cmd) -> RedisResult<Value> {
+        self.told(command).await.map(|(answer, _)| answer)
+    }
+
+    /// One command, its error as it came; and whether it was sent once. If not, the server may have
+    /// given a first answer that was lost.
+    pub async fn told(&self, command: &Cmd) -> RedisResult<(Value, bool)> {
         self.send(Request::Command(command)).await
     }
 
@@ -122,7 +128,7 @@ impl Link {
 
     /// Commands in one write.
     pub async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
-        self.read(self.send(Request::Pipeline(pipeline)).await)
+        self.read(self.send(Request::Pipeline(pipeline)).await.map(|(answer, _)| answer))
     }
 
     /// One script, by its hash; loaded if the server does not know it (any more).
@@ -134,7 +140,7 @@ impl Link {
         for arg in &call.args {
             invocation.arg(arg.as_slice());
         }
-        self.read(self.send(Request::Script(&invocation)).await)
+        self.read(self.send(Request::Script(&invocation)).await.map(|(answer, _)| answer))
     }
 
     /// Reads an answer as what it ought to be. An answer of another shape says nothing against the
