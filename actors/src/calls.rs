@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accountant::{Acquire, BudgetKey, Permit, RateAccountant};
 use crate::address::Address;
 use crate::env::Env;
+use crate::stop::{Leased, leased};
 
 /// Place of a call among those that wait: the job that was admitted first goes first.
 pub type Order = Timestamp;
@@ -27,6 +28,8 @@ pub struct Patience {
     pub soft: CancellationToken,
     /// Cancelled when even a request that is out is to be dropped.
     pub hard: CancellationToken,
+    /// Until when the run's lease is surely its own: nothing is sent after it.
+    pub(crate) leased: Leased,
 }
 
 /// Why a call gave no result, as its run hears it.
@@ -37,6 +40,8 @@ pub enum CallError {
     Park {
         /// The earliest time to come back.
         until: Timestamp,
+        /// Of which kind.
+        reason: GateReason,
         /// For people: who, why.
         why: String,
     },
@@ -69,10 +74,12 @@ impl CallError {
         match gave_up {
             GaveUp::Park { until, reason, failure } => CallError::Park {
                 until,
+                reason,
                 why: format!("{} {}: {reason}", failure.provider, failure.operation),
             },
             GaveUp::Exhausted { failure, .. } if failure.is_rate_limit() => CallError::Park {
                 until: now + policy.max,
+                reason: GateReason::RateLimit,
                 why: format!("{} {}: {}", failure.provider, failure.operation, GateReason::RateLimit),
             },
             GaveUp::Exhausted { attempts, failure } => CallError::Exhausted { attempts, failure },
@@ -129,7 +136,7 @@ impl Caller {
         }
     }
 
-    /// Waits for a permit, at most `park_after`.
+    /// Waits for a permit, at most `park_after`; before that, until the lease is surely ours.
     pub(crate) async fn permit(
         &self,
         key: &BudgetKey,
@@ -141,12 +148,16 @@ impl Caller {
         let answer = tokio::select! {
             biased;
             () = patience.soft.cancelled() => return Err(CallError::Stopped),
-            answer = self.accountant.send(acquire) => answer?,
+            answer = async {
+                leased(&patience.leased).await;
+                self.accountant.send(acquire).await
+            } => answer?,
         };
         answer.map_err(|shut| {
             let reason = shut.reason.unwrap_or(GateReason::RateLimit);
             CallError::Park {
                 until: self.clock.now() + shut.wait,
+                reason,
                 why: format!("{}: {reason}", key.provider()),
             }
         })

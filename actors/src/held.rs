@@ -6,13 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use steadfast_core::job::JobId;
 use steadfast_store::{Lease, Token};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::stop::Stop;
+use crate::stop::{Leased, Stop};
 
 /// The table of runs. Clones share it.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Held {
     runs: Arc<Mutex<BTreeMap<JobId, Run>>>,
+    /// See [`Leased`].
+    until: Arc<watch::Sender<Instant>>,
 }
 
 struct Run {
@@ -21,6 +25,20 @@ struct Run {
 }
 
 impl Held {
+    pub(crate) fn new() -> Self {
+        Held { runs: Arc::default(), until: Arc::new(watch::channel(Instant::now()).0) }
+    }
+
+    /// All leases are surely ours until then.
+    pub(crate) fn leased_until(&self, until: Instant) {
+        self.until.send_replace(until);
+    }
+
+    /// For runs.
+    pub(crate) fn leased(&self) -> Leased {
+        self.until.subscribe()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Run>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }

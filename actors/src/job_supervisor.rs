@@ -17,11 +17,15 @@ use crate::address::{Address, Metered};
 use crate::held::Held;
 use crate::job::{Halt, Job};
 use crate::run::{Outcome, RunDeps};
-use crate::stop::{Reason, Stop};
+use crate::stop::{Reason, Stop, leased};
 use crate::supervisor::{Lifeline, Supervisor};
 
-/// A run that lost its store is stopped this share of the lease before the lease can have ended.
-const MARGIN: f64 = 0.1;
+/// Share of a lease after which it is no longer taken for ours, counted from when its last renewal
+/// was asked for: the rest is the margin for clocks and for what is on its way.
+const SURE: f64 = 0.9;
+/// Looks at the leases in each lease: a renewal is due after three or four looks, and after a failed
+/// one at each.
+const LOOKS: u32 = 10;
 
 /// Asks how many more jobs may run; answered when it is at least one, or with 0 when draining.
 pub(crate) struct Room;
@@ -74,7 +78,10 @@ pub struct JobSupervisor {
     running: watch::Sender<usize>,
     /// Outlives this actor: one restarted in a draining process starts nothing.
     draining: CancellationToken,
+    /// A renewal is on its way, or was asked for then and succeeded.
+    renewing: bool,
     renewed: Instant,
+    doubtful: bool,
     _lifeline: Lifeline,
 }
 
@@ -95,13 +102,18 @@ impl JobSupervisor {
             me,
             running: watch::channel(0).0,
             draining,
+            renewing: false,
             renewed: Instant::now(),
+            doubtful: false,
             _lifeline: lifeline,
         }
     }
 
     fn start(&mut self, claim: Claim) {
-        let stop = Stop::new();
+        if self.held.len() == 0 {
+            self.sure_from(Instant::now());
+        }
+        let stop = Stop::new(self.held.leased());
         self.held.insert(&claim.lease, stop.clone());
         let job = claim.lease.job.clone();
         let counts = claim.counts;
@@ -146,13 +158,34 @@ impl JobSupervisor {
         }
     }
 
-    /// Renews all leases in one call; runs whose lease is gone, or may be, are stopped.
-    fn renew(&mut self, ctx: &mut Context<Self>) {
+    /// The leases were ours at that time.
+    fn sure_from(&mut self, asked: Instant) {
+        self.renewed = asked;
+        self.held.leased_until(asked + self.deps.settings.lease.mul_f64(SURE));
+        if std::mem::take(&mut self.doubtful) {
+            tracing::info!("leases are ours again: runs go on");
+        }
+    }
+
+    /// Renews all leases in one call when it is time to; tells of silence once.
+    fn look_at_leases(&mut self, ctx: &mut Context<Self>) {
         let leases = self.held.leases();
         if leases.is_empty() {
-            self.renewed = Instant::now();
+            return self.sure_from(Instant::now());
+        }
+        let lease = self.deps.settings.lease;
+        let silent = self.renewed.elapsed();
+        if silent > lease.mul_f64(SURE) && !self.doubtful {
+            self.doubtful = true;
+            tracing::warn!(
+                silent_ms = millis(silent),
+                "leases may have ended: runs send nothing until they are renewed"
+            );
+        }
+        if self.renewing || silent < lease / 3 {
             return;
         }
+        self.renewing = true;
         let persist = self.deps.persist.clone();
         let asked = Instant::now();
         let renewal = async move {
@@ -162,36 +195,34 @@ impl JobSupervisor {
         };
         let heard = actix::fut::ActorFutureExt::map(
             actix::fut::wrap_future::<_, Self>(renewal),
-            move |(leases, answers), supervisor, _| supervisor.renewed(asked, &leases, answers),
+            move |(leases, answers), supervisor, _| supervisor.heard_renewal(asked, &leases, answers),
         );
         ctx.spawn(heard);
     }
 
-    fn renewed(&mut self, asked: Instant, leases: &[Lease], answers: Result<Vec<Renewal>, StoreError>) {
-        match answers {
-            Ok(answers) => {
-                self.renewed = self.renewed.max(asked);
-                for (lease, answer) in leases.iter().zip(answers) {
-                    match answer {
-                        Renewal::Held => {}
-                        Renewal::CancelRequested => self.halt(lease, Halt::Now(Reason::Cancelled)),
-                        Renewal::Lost => {
-                            tracing::warn!(job = %lease.job, "lease lost: stopping the run");
-                            self.halt(lease, Halt::Now(Reason::LeaseLost));
-                        }
-                    }
-                }
-            }
+    fn heard_renewal(&mut self, asked: Instant, leases: &[Lease], answers: Result<Vec<Renewal>, StoreError>) {
+        self.renewing = false;
+        let answers = match answers {
+            Ok(answers) => answers,
             Err(error) => {
-                let silent = self.renewed.elapsed();
-                if silent > self.deps.settings.lease.mul_f64(1.0 - MARGIN) {
-                    tracing::warn!(%error, silent_ms = millis(silent), "leases may have ended: stopping the runs");
-                    for lease in leases {
-                        self.halt(lease, Halt::Now(Reason::StoreAway));
+                tracing::debug!(%error, "leases could not be renewed");
+                return;
+            }
+        };
+        // The lost ones are stopped before the others are set going again.
+        for (lease, answer) in leases.iter().zip(answers) {
+            match answer {
+                Renewal::Held => {}
+                Renewal::CancelRequested => self.halt(lease, Halt::Now(Reason::Cancelled)),
+                Renewal::Lost => {
+                    tracing::warn!(job = %lease.job, "lease lost: stopping the run");
+                    if let Some(stop) = self.held.stop_of(lease) {
+                        stop.now(Reason::LeaseLost);
                     }
                 }
             }
         }
+        self.sure_from(asked);
     }
 }
 
@@ -199,7 +230,7 @@ impl Actor for JobSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(self.deps.settings.lease / 3, JobSupervisor::renew);
+        ctx.run_interval(self.deps.settings.lease / LOOKS, JobSupervisor::look_at_leases);
     }
 }
 
@@ -211,12 +242,16 @@ impl Handler<Metered<Room>> for JobSupervisor {
         drop(handling);
         let most = self.deps.settings.job.concurrency as usize;
         let (mut running, draining) = (self.running.subscribe(), self.draining.clone());
+        let surely_ours = self.held.leased();
         Box::pin(async move {
+            // While it is not sure that our leases are ours, a claim would take them from ourselves.
+            let room = async {
+                leased(&surely_ours).await;
+                running.wait_for(|running| *running < most).await.map_or(0, |running| most - *running)
+            };
             tokio::select! {
                 () = draining.cancelled() => 0,
-                running = running.wait_for(|running| *running < most) => {
-                    running.map_or(0, |running| most.saturating_sub(*running))
-                }
+                room = room => room,
             }
         })
     }

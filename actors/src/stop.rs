@@ -1,7 +1,10 @@
-//! How a run is told to stop: softly, after the step in flight, or at once; and why.
+//! How a run is told to stop: softly, after the step in flight, or at once; and why. And until when
+//! it may take its lease for its own.
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::Patience;
@@ -15,8 +18,6 @@ pub(crate) enum Reason {
     Cancelled,
     /// The lease is no longer ours: nothing more may be done.
     LeaseLost,
-    /// The store has been silent for so long that the lease may be somebody else's.
-    StoreAway,
 }
 
 /// The means to stop one run; clones stop the same.
@@ -25,14 +26,34 @@ pub(crate) struct Stop {
     soft: CancellationToken,
     hard: CancellationToken,
     reason: Arc<OnceLock<Reason>>,
+    leased: Leased,
+}
+
+/// Until when this process's leases are surely its own, by its monotonic clock: the time at which
+/// the last good renewal was asked for, and the lease's length less a margin. A store that is away,
+/// or a process that was stopped, lets it pass; then nothing is sent until a renewal succeeds.
+pub(crate) type Leased = watch::Receiver<Instant>;
+
+/// Waits until the leases are surely ours.
+pub(crate) async fn leased(until: &Leased) {
+    let mut until = until.clone();
+    // The other end outlives every run; without it nobody renews, and nothing more may be sent.
+    if until.wait_for(|until| Instant::now() < *until).await.is_err() {
+        std::future::pending().await
+    }
 }
 
 impl Stop {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(leased: Leased) -> Self {
         let hard = CancellationToken::new();
         // What stops at once stops softly too.
         let soft = hard.child_token();
-        Stop { soft, hard, reason: Arc::new(OnceLock::new()) }
+        Stop { soft, hard, reason: Arc::new(OnceLock::new()), leased }
+    }
+
+    /// One that nobody has told to stop, for what is left to do after a stop.
+    pub(crate) fn renewed(&self) -> Self {
+        Stop::new(self.leased.clone())
     }
 
     /// Drain: begin nothing new.
@@ -59,6 +80,6 @@ impl Stop {
 
     /// For calls and tools.
     pub(crate) fn patience(&self) -> Patience {
-        Patience { soft: self.soft.clone(), hard: self.hard.clone() }
+        Patience { soft: self.soft.clone(), hard: self.hard.clone(), leased: self.leased.clone() }
     }
 }

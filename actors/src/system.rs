@@ -122,7 +122,7 @@ pub fn start(deps: Deps) -> Running {
     let (clock, store) = (deps.clock, deps.store);
     let persist = Persist::new(store, settings.store_retry.clone(), Arc::clone(&clock));
     let (polling, draining) = (CancellationToken::new(), CancellationToken::new());
-    let held = Held::default();
+    let held = Held::new();
     let caller = {
         let (accountant, clock) = (accountant.address.clone(), Arc::clone(&clock));
         let park_after = settings.job.park_after;

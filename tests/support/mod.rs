@@ -98,6 +98,12 @@ impl Town {
         format!("{base}{}\n", self.extra)
     }
 
+    /// Adds lines to the configuration of the workers that are started from here on.
+    pub fn extend(&mut self, lines: &str) {
+        self.extra.push('\n');
+        self.extra.push_str(lines);
+    }
+
     /// Starts a worker with the personal token and the key in its environment.
     pub fn worker(&mut self) -> Worker {
         self.workers += 1;
@@ -164,7 +170,11 @@ impl Town {
 
     /// All workers' logs.
     pub fn logs(&self) -> String {
-        (1..=self.workers).map(|n| read(&self.dir.path().join(format!("worker-{n}.log")))).collect()
+        let logs = (1..=self.workers).map(|n| read(&self.dir.path().join(format!("worker-{n}.log"))));
+        let story = |log: String| {
+            log.lines().filter(|line| !line.contains("\"mailbox\"")).collect::<Vec<_>>().join("\n")
+        };
+        logs.map(story).collect::<Vec<_>>().join("\n--- next worker ---\n")
     }
 
     /// Each job has exactly one branch and one pull request, at most one progress comment, no effect

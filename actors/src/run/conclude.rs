@@ -19,7 +19,11 @@ impl Run {
     pub(super) async fn conclude(&mut self, end: &End) -> Result<Outcome, Outcome> {
         if let Err(error) = self.tell(ProgressState::Ended(end)).await {
             match error {
-                CallError::Park { until, why } => return Ok(Outcome::Parked { until, why }),
+                // Such a door opens when a person acts: the status hash tells until then.
+                CallError::Park { reason: GateReason::Credentials | GateReason::Quota, why, .. } => {
+                    tracing::warn!(why, "the issue could not be told of the end");
+                }
+                CallError::Park { until, why, .. } => return Ok(Outcome::Parked { until, why }),
                 CallError::Stopped => self.check_stop().await?,
                 CallError::Exhausted { .. } | CallError::Fatal(_) | CallError::ActorDied(_) => {
                     tracing::warn!(%error, "the issue could not be told of the end");
@@ -45,13 +49,14 @@ impl Run {
         self.deps.github.send(ensure).await?.map(|_| ())
     }
 
-    /// The progress comment, before the first model call of a job.
-    pub(super) async fn progress_comment(&mut self) -> Result<(), Outcome> {
+    /// The progress comment, before the first model call of a job. False where the run has something
+    /// else to do than to go on.
+    pub(super) async fn progress_comment(&mut self) -> Result<bool, Outcome> {
         let Some(issue) = self.job.task_params.issue_number.filter(|_| !self.no_comment) else {
-            return Ok(());
+            return Ok(true);
         };
         if self.agent.progress_comment().is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let key = EffectKey::Progress;
         let look_first = self.announce(&key).await?;
@@ -61,26 +66,27 @@ impl Run {
         match self.deps.github.send(ensure).await.unwrap_or_else(|error| Err(error.into())) {
             Ok(comment) => {
                 let outcome = EffectOutcome::Comment { id: comment.id, url: comment.url };
-                self.journal(Event::EffectConfirmed { key, outcome }, None).await
+                self.journal(Event::EffectConfirmed { key, outcome }, None).await?;
+                Ok(true)
             }
             Err(error) if super::effects::is_about_the_call(&error) => {
                 tracing::warn!(%error, "the issue takes no comment: going on without");
                 self.no_comment = true;
-                Ok(())
+                Ok(true)
             }
-            Err(error) => self.no_result(error).await,
+            Err(error) => self.no_result(error).await.map(|()| false),
         }
     }
 
     /// Puts the job away; a long wait is told on the issue, unless GitHub itself is what is waited for.
-    pub(super) async fn park(&mut self, until: Timestamp, why: String) -> Outcome {
+    pub(super) async fn park(&mut self, until: Timestamp, reason: GateReason, why: String) -> Outcome {
         let wait = until.since(self.deps.clock.now());
         let of_github = why.starts_with("github");
         if wait > self.deps.settings.job.report_wait_over
             && !of_github
             && self.agent.progress_comment().is_some()
         {
-            let state = ProgressState::Waiting { until, reason: GateReason::RateLimit };
+            let state = ProgressState::Waiting { until, reason };
             if let Err(error) = self.tell(state).await {
                 tracing::debug!(%error, "the issue could not be told of the wait");
             }

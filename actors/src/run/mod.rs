@@ -128,8 +128,9 @@ impl Run {
                 }
                 Action::Prepare => self.prepare().await?,
                 Action::CallModel(request) => {
-                    self.progress_comment().await?;
-                    self.call_model(request).await?;
+                    if self.progress_comment().await? {
+                        self.call_model(request).await?;
+                    }
                 }
                 Action::RunTool { call, announce } => self.run_tool(&call, announce).await?,
                 Action::Refuse { call_id, output } => {
@@ -201,11 +202,11 @@ impl Run {
     async fn check_stop(&mut self) -> Result<(), Outcome> {
         match self.stop.reason() {
             None => Ok(()),
-            Some(Reason::Drain | Reason::StoreAway) => Err(Outcome::Released),
+            Some(Reason::Drain) => Err(Outcome::Released),
             Some(Reason::LeaseLost) => Err(Outcome::LeaseLost),
             Some(Reason::Cancelled) => {
                 // From here on nothing stops it: only telling of the end is left.
-                self.stop = Stop::new();
+                self.stop = self.stop.renewed();
                 let failed = self.agent.failed(EndReason::Cancelled, "called off");
                 self.end(End { status: EndStatus::Cancelled, ..failed }).await
             }
@@ -240,8 +241,11 @@ impl Run {
         })
     }
 
-    /// Journals the job's end.
+    /// Journals the job's end, unless it has one.
     async fn end(&mut self, end: End) -> Result<(), Outcome> {
+        if matches!(self.agent.next(), Action::Done(_)) {
+            return Ok(());
+        }
         self.journal(Event::Ended { end }, None).await
     }
 
@@ -250,7 +254,7 @@ impl Run {
             StoreError::LeaseLost { .. } => Outcome::LeaseLost,
             StoreError::Unavailable(_) => match self.stop.reason() {
                 Some(Reason::LeaseLost) => Outcome::LeaseLost,
-                Some(Reason::Drain | Reason::Cancelled | Reason::StoreAway) | None => Outcome::Released,
+                Some(Reason::Drain | Reason::Cancelled) | None => Outcome::Released,
             },
             StoreError::Corrupt(_) | StoreError::Unusable(_) | StoreError::TooLarge { .. } => {
                 self.requeue(&error.to_string())
@@ -276,7 +280,7 @@ impl Run {
     /// What a call that gave no result means for the run: `Ok` where the job was given its end.
     async fn no_result(&mut self, error: CallError) -> Result<(), Outcome> {
         match error {
-            CallError::Park { until, why } => Err(self.park(until, why).await),
+            CallError::Park { until, reason, why } => Err(self.park(until, reason, why).await),
             CallError::Exhausted { failure, .. } => {
                 let outcome = self.requeue(&failure.to_string());
                 match outcome {

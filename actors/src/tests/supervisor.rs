@@ -69,7 +69,7 @@ fn bench() -> Bench {
     let (jobs, _nobody) = address(Meter::new("job_supervisor"), 100);
     let (escalate, escalation) = watch::channel(None);
     let settings = settings().supervisor;
-    let actor = Supervisor::new(settings, vec![child], me, jobs, Held::default(), escalate);
+    let actor = Supervisor::new(settings, vec![child], me, jobs, Held::new(), escalate);
     supervisor.bind(actor.start());
     // The Supervisor lives as long as the binding's actor does.
     Bench { mortal, started, escalation }

@@ -158,18 +158,18 @@ where
                 continue;
             }
             Verdict::WaitUntil { at, reason } => {
-                let wait = policy.server_wait(at.since(env.now()), env.random());
-                if exhausted || wait > policy.max {
+                let named = at.since(env.now());
+                if exhausted || named > policy.max {
                     return Err(GaveUp::Park { until: at, reason, failure });
                 }
-                wait
+                policy.server_wait(named, env.random())
             }
             Verdict::Retry { after: Some(named) } => {
-                let wait = policy.server_wait(named, env.random());
-                if wait > policy.max {
+                if named > policy.max {
                     let until = env.now() + named;
                     return Err(GaveUp::Park { until, reason: GateReason::Unavailable, failure });
                 }
+                let wait = policy.server_wait(named, env.random());
                 wait.max(policy.delay(attempt.number, env.random()))
             }
             Verdict::Retry { after: None } | Verdict::Verify => policy.delay(attempt.number, env.random()),
