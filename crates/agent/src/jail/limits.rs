@@ -3,6 +3,7 @@
 //! The limits are set by the shell that the command replaces: setting them from here would need
 //! code between fork and exec.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
@@ -59,15 +60,20 @@ pub(super) fn environment(child: &mut Command, settings: &JailSettings, home: &P
     child.env("CI", "1").env("NO_COLOR", "1").env("PAGER", "cat").env("GIT_PAGER", "cat");
     child.env("GIT_TERMINAL_PROMPT", "0").env("DEBIAN_FRONTEND", "noninteractive");
     child.env("USER", "steadfast").env("LOGNAME", "steadfast");
-    for name in settings.env_allow.iter().filter(|name| !is_secret(name)) {
-        if let Some(value) = std::env::var_os(name) {
-            child.env(name, value);
-        }
-    }
+    child.envs(allowed(&settings.env_allow, |name| std::env::var_os(name)));
     child.env("HOME", home).env("TMPDIR", tmp);
 }
 
-pub(super) fn is_secret(name: &str) -> bool {
+/// Those of the names that are set and do not speak of a secret, with their values.
+pub(super) fn allowed(
+    names: &[String],
+    value: impl Fn(&str) -> Option<OsString>,
+) -> impl Iterator<Item = (&String, OsString)> {
+    let harmless = names.iter().filter(|name| !is_secret(name));
+    harmless.filter_map(move |name| Some((name, value(name)?)))
+}
+
+fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     SECRET.iter().any(|part| name.contains(part))
 }
