@@ -150,9 +150,9 @@ fn a_queue_that_is_away_is_told_from_one_that_is_wrong() {
     let told = Told::of(away.expect("steadfast starts"));
     assert_eq!(told.code, Some(75), "{told:?}");
     assert!(!told.err.contains("hunter22"), "{told:?}");
-    let memory = place.command(&["submit", "-"]).env("STEADFAST_QUEUE__URL", "memory:").output();
+    let memory = place.command(&["jobs", "list"]).env("STEADFAST_QUEUE__URL", "memory:").output();
     let told = Told::of(memory.expect("steadfast starts"));
-    assert_eq!(told.code, Some(1), "{told:?}");
+    assert_eq!((told.code, told.err.contains("queue.url is memory")), (Some(1), true), "{told:?}");
     let wrong = place.command(&["jobs", "list"]).env("STEADFAST_QUEUE__URL", "postgres://h").output();
     let told = Told::of(wrong.expect("steadfast starts"));
     assert_eq!((told.code, told.err.contains("queue.url")), (Some(1), true), "{told:?}");

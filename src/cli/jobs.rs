@@ -23,8 +23,8 @@ pub(super) enum JobsCommand {
         #[arg(long, value_enum)]
         state: Option<StateArg>,
         /// Most jobs that are listed.
-        #[arg(long, default_value_t = 50, value_name = "N")]
-        most: usize,
+        #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        most: u16,
         /// Print one JSON object a job.
         #[arg(long)]
         json: bool,
@@ -69,7 +69,9 @@ impl From<StateArg> for State {
 
 pub(super) async fn run(command: &JobsCommand, store: Arc<dyn Store>) -> anyhow::Result<Exit> {
     match command {
-        JobsCommand::List { state, most, json } => list(&*store, state.map(State::from), *most, *json).await,
+        JobsCommand::List { state, most, json } => {
+            list(&*store, state.map(State::from), usize::from(*most), *json).await
+        }
         JobsCommand::Show { id, json } => show(&*store, &JobId::new(id)?, *json).await,
         JobsCommand::Cancel { ids, json } => cancel(&*store, ids, *json).await,
     }

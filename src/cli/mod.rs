@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use steadfast_store::{Store, StoreError};
+use steadfast_store::{Location, Store, StoreError};
 
 use crate::config::{Loaded, LogSettings};
 use crate::exit::Exit;
@@ -121,6 +121,11 @@ where
 {
     let quiet = LogSettings { level: "warn".into(), ..loaded.config.log.clone() };
     logs::init(if loaded.is_default("log.level") { &quiet } else { &loaded.config.log }, redactor)?;
+    if matches!(loaded.config.queue.url.parse(), Ok(Location::Memory)) {
+        anyhow::bail!(
+            "queue.url is memory: that queue is in the worker's own process and cannot be reached from here"
+        );
+    }
     install_tls();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -89,7 +89,7 @@ fn collect(path: &str, document: &Table, values: &toml::Table, sections: &mut Ve
                     path: below,
                     comment: comment_of(raw),
                     value: value.clone(),
-                    written: written.to_string().trim().to_owned(),
+                    written: on_one_line(&written.to_string()),
                 });
             }
             (Item::None | Item::ArrayOfTables(_) | Item::Table(_), _) => {}
@@ -98,6 +98,12 @@ fn collect(path: &str, document: &Table, values: &toml::Table, sections: &mut Ve
     if sections[position].leaves.is_empty() && path.is_empty() {
         sections.remove(position);
     }
+}
+
+/// A value as it is written, a list on several lines joined to one.
+fn on_one_line(written: &str) -> String {
+    let joined = written.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    joined.trim().replace("[ ", "[").replace(", ]", "]").replace(",]", "]")
 }
 
 /// The last block of comment lines, joined, without their `#`.
@@ -133,11 +139,12 @@ mod tests {
 
     #[test]
     fn a_blank_line_parts_a_comment_from_what_stands_above() {
-        let text = "# about the file\n\n# meaning\n# goes on\nkey = 1\n[table] # x\n# other\nb = \"2s\"\n";
+        let text = "# about the file\n\n# meaning\n# goes on\nkey = [\n  1,\n  2,\n]\n[table] # x\n# other\nb = \"2s\"\n";
         let defaults = Defaults::read(text).unwrap();
         let leaves: Vec<_> = defaults.leaves().map(|l| (l.path.as_str(), l.comment.as_str())).collect();
         assert_eq!(leaves, [("key", "meaning\ngoes on"), ("table.b", "other")]);
         assert_eq!(defaults.leaf("table.b").unwrap().written, "\"2s\"");
+        assert_eq!(defaults.leaf("key").unwrap().written, "[1, 2]");
         assert!(defaults.is_table("table") && !defaults.is_table("tab"));
     }
 }
