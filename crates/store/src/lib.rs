@@ -40,8 +40,9 @@ pub trait Store: Send + Sync + 'static {
     /// nothing when dropped. A due job, a new job, a release and an expired lease end the wait.
     async fn wait(&self, longest: Duration) -> Result<()>;
 
-    /// Claims up to `most` jobs: expired leases first, then due jobs in order of due time. Takes
-    /// in what the queue's inbox holds on the way (Redis), unreadable entries to the dead letters.
+    /// Claims up to `most` jobs (256 at the very most): expired leases first, then due jobs in order
+    /// of due time. Takes in what the queue's inbox holds on the way (Redis), unreadable entries to
+    /// the dead letters.
     async fn claim(&self, most: usize) -> Result<Vec<Claim>>;
 
     /// Renews leases for another `queue.lease`, in one call; answers in the same order.

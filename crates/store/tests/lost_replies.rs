@@ -107,6 +107,22 @@ async fn live(cut: usize) -> usize {
     assert_eq!(ended.state, State::Ended);
     let duplicates = field(&ended, "duplicates").map(str::to_owned);
     assert_eq!((admission, duplicates.as_deref()), (Admission::Queued, Some("0")), "cut {cut}");
+
+    // Of two jobs that are there, each is claimed for somebody.
+    for name in ["p", "q"] {
+        let mut add = redis::cmd("XADD");
+        add.arg("job-queue").arg("*").arg("jobData").arg(json(name));
+        let _: String = add.query_async(&mut producer).await.unwrap();
+    }
+    let _: String =
+        redis::cmd("XADD").arg(&["job-queue", "*", "jobData", "?"]).query_async(&mut producer).await.unwrap();
+    for name in ["p", "q"] {
+        let claims = stubborn(async || store.claim(1).await).await;
+        assert_eq!((ids(&claims), claims[0].counts.runs), (vec![name], 1), "cut {cut}");
+    }
+    assert!(claim().await.is_empty());
+    let dead: i64 = redis::cmd("XLEN").arg("job-queue:dead").query_async(&mut producer).await.unwrap();
+    assert_eq!(dead, 1, "cut {cut}");
     proxy.replies.load(Ordering::Relaxed)
 }
 

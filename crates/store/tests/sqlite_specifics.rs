@@ -124,6 +124,13 @@ async fn damaged_jobs_are_set_aside_and_others_run() {
     let result: String =
         other.query_row("SELECT result FROM jobs WHERE id = 'data'", [], |row| row.get(0)).unwrap();
     assert!(result.contains("cannot read"), "{result}");
+    // A step is there that nobody wrote: what was written beside it before that was found is undone.
+    let lease = running(&*store, "extra").await.lease;
+    other.execute("INSERT INTO steps SELECT seq, 1, x'00' FROM jobs WHERE id = 'extra'", []).unwrap();
+    let appended = store.append(&lease, 0, &[b"a".to_vec(), b"b".to_vec()], None).await;
+    assert!(matches!(appended, Err(StoreError::Corrupt(_))), "{appended:?}");
+    let steps: i64 = other.query_row("SELECT count(*) FROM steps", [], |row| row.get(0)).unwrap();
+    assert_eq!(steps, 1);
     // A step is missing.
     let lease = running(&*store, "journal").await.lease;
     store.append(&lease, 0, &[b"a".to_vec(), b"b".to_vec()], None).await.unwrap();

@@ -18,6 +18,9 @@ const VERSION: i64 = 1;
 /// would keep everybody waiting.
 const CHECKED_BYTES: u64 = 256 << 20;
 
+/// The queries name the index that they mean: without statistics SQLite would rather take the one by
+/// state, and sort the whole queue at every look.
+///
 /// Tables are STRICT, so that a row that can be selected at all has the types that we expect.
 const SCHEMA: &str = "
 CREATE TABLE jobs (
@@ -169,6 +172,8 @@ pub(super) fn failure(path: &Path, error: &rusqlite::Error) -> StoreError {
         Some(ErrorCode::NotADatabase) => {
             StoreError::Unusable(format!("{file} is not a SQLite database: name another file in queue.url"))
         }
+        // Rows that we did not write, or not as they are.
+        Some(ErrorCode::ConstraintViolation) => StoreError::Corrupt(format!("{file}: {error}")),
         Some(ErrorCode::DatabaseCorrupt) => damaged(path, &error.to_string()),
         Some(_) => StoreError::Unavailable(format!("{file}: {error}")),
         // Not SQLite's but the wrapper's: a value that is not what we wrote.

@@ -65,8 +65,8 @@ impl<'a> Tx<'a> {
     pub fn next(&self) -> Result<Option<Timestamp>> {
         let mut next = self.sql(self.conn.prepare_cached(
             "SELECT min(at) FROM ( \
-             SELECT min(due) AS at FROM jobs WHERE state IN ('queued', 'parked') UNION ALL \
-             SELECT min(lease_end) FROM jobs WHERE state = 'running')",
+             SELECT min(due) AS at FROM jobs INDEXED BY jobs_waiting WHERE state IN ('queued', 'parked') UNION ALL \
+             SELECT min(lease_end) FROM jobs INDEXED BY jobs_running WHERE state = 'running')",
         ))?;
         let at: Option<i64> = self.sql(next.query_row([], |row| row.get(0)))?;
         Ok(at.map(Timestamp::from_millis))
@@ -79,11 +79,13 @@ impl<'a> Tx<'a> {
             claims.extend(self.deliver(held, lease)?);
         }
         let mut candidates = self.candidates(
-            "SELECT id FROM jobs WHERE state = 'running' AND lease_end <= ? ORDER BY lease_end, seq LIMIT ?",
+            "SELECT id FROM jobs INDEXED BY jobs_running WHERE state = 'running' AND lease_end <= ? \
+             ORDER BY lease_end LIMIT ?",
             most,
         )?;
         candidates.extend(self.candidates(
-            "SELECT id FROM jobs WHERE state IN ('queued', 'parked') AND due <= ? ORDER BY due, seq LIMIT ?",
+            "SELECT id FROM jobs INDEXED BY jobs_waiting WHERE state IN ('queued', 'parked') AND due <= ? \
+             ORDER BY due, seq LIMIT ?",
             most,
         )?);
         for id in candidates {
@@ -251,7 +253,7 @@ impl<'a> Tx<'a> {
 
     pub fn purge(&self, before: Timestamp) -> Result<u64> {
         let mut select = self.sql(self.conn.prepare_cached(
-            "SELECT seq FROM jobs WHERE state = 'ended' AND ended_at <= ? ORDER BY ended_at LIMIT ?",
+            "SELECT seq FROM jobs INDEXED BY jobs_ended WHERE state = 'ended' AND ended_at <= ? ORDER BY ended_at LIMIT ?",
         ))?;
         let old = self.sql(select.query_map(params![before.millis(), PURGE_BATCH], |row| row.get(0)))?;
         let old: Vec<u64> = self.sql(old.collect())?;
