@@ -1,6 +1,8 @@
 //! End to end: real processes, real Redis, real git, real HTTP, on loopback only. Each module is
 //! named for the promise it holds.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why")]
+
 mod support;
 
 mod a_dead_actor_loses_no_job;
