@@ -29,7 +29,7 @@ use url::Url;
 use crate::accountant::millis;
 use crate::address::Address;
 use crate::calls::{CallError, Caller};
-use crate::github::{Github, Target};
+use crate::github::{Enter, Github, Leave, Target};
 use crate::llm::{Complete, Llm};
 use crate::meter::Meter;
 use crate::persist::Persist;
@@ -95,9 +95,19 @@ impl Run {
 
     /// Runs to an outcome. Whatever it is, the workspace is gone after it: the journal holds it.
     pub(crate) async fn drive(mut self) -> Outcome {
+        let target = self.target();
+        let entered = self.deps.github.send(Enter { target }).await;
         let outcome = match self.run().await {
             Ok(outcome) | Err(outcome) => outcome,
         };
+        let ended = matches!(outcome, Outcome::Ended(_));
+        // Nobody stops this run any more, and its lease may be over: a token is no effect.
+        let target = Target { patience: self.stop.renewed().patience(), ..self.target() };
+        // Not waited for: the job's end is not to wait for a token's.
+        let left = self.deps.github.try_send(Leave { target, ended });
+        if let Some(error) = entered.err().or(left.err()) {
+            tracing::debug!(%error, "a token is left to its end");
+        }
         if let Some(workspace) = self.workspace.take() {
             workspace.remove().await;
         }
