@@ -47,7 +47,8 @@ lint: ## formatting and clippy, warnings are errors
 .PHONY: doc
 doc: ## the API's documentation, warnings are errors; and docs/configuration.md anew
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' cargo doc --workspace --no-deps --document-private-items
-	cargo run --quiet --bin steadfast -- config docs > docs/configuration.md
+	cargo build --workspace --bins
+	$(TARGET)/debug/steadfast config docs > docs/configuration.md
 
 .PHONY: deny
 deny: ## licences and sources of the dependencies, where cargo-deny is installed
