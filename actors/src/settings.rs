@@ -36,7 +36,8 @@ pub struct JobSettings {
 pub struct SupervisorSettings {
     /// Restarts within `window` above which the process drains and exits with an error.
     pub max_restarts: u32,
-    /// See `max_restarts`.
+    /// See `max_restarts`. The backoff of an actor that dies again and again must fit into it that
+    /// often, or it never counts as too many.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
     /// How long a drain waits for steps in flight.
