@@ -34,7 +34,7 @@ impl Run {
     }
 
     /// Makes the progress comment say where the job stands; makes it first, where it is missing.
-    async fn tell(&mut self, state: ProgressState<'_>) -> Result<(), CallError> {
+    pub(super) async fn tell(&mut self, state: ProgressState<'_>) -> Result<(), CallError> {
         let Some(issue) = self.job.task_params.issue_number.filter(|_| !self.no_comment) else {
             return Ok(());
         };

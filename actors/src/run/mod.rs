@@ -15,6 +15,7 @@ use steadfast_agent::git::Identity;
 use steadfast_agent::machine::{Action, Agent, interrupted_output};
 use steadfast_agent::prompts::Prompts;
 use steadfast_agent::settings::AgentSettings;
+use steadfast_agent::texts::ProgressState;
 use steadfast_agent::workspace::{Workspace, Workspaces};
 use steadfast_core::chat::{ModelRequest, ToolCall};
 use steadfast_core::end::{End, EndReason, EndStatus};
@@ -238,6 +239,9 @@ impl Run {
             Ok(()) => {}
             Err(error @ StoreError::TooLarge { .. }) => {
                 let end = self.agent.failed(EndReason::Journal, &error.to_string());
+                if let Err(error) = self.tell(ProgressState::Ended(&end)).await {
+                    tracing::warn!(%error, "the issue could not be told of the end");
+                }
                 return Err(self.settlement(&end));
             }
             Err(error) => return Err(self.store_failed(error)),
