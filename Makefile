@@ -51,9 +51,10 @@ doc: ## the API's documentation, warnings are errors; and docs/configuration.md 
 	$(TARGET)/debug/steadfast config docs > docs/configuration.md
 
 .PHONY: deny
-deny: ## licences and sources of the dependencies, where cargo-deny is installed
-	@if command -v cargo-deny >/dev/null; then cargo deny check licenses sources bans; \
-	else echo "cargo-deny is not installed: skipped (cargo install --locked cargo-deny)"; fi
+deny: ## licences and sources of the dependencies; installs cargo-deny by cargo where it is missing
+	@command -v cargo-deny >/dev/null || { \
+		echo "installing cargo-deny by cargo: once, some minutes"; cargo install --locked --quiet cargo-deny; }
+	cargo deny check licenses sources bans
 
 .PHONY: check
 check: lint test doc deny ## all of it: before every push
