@@ -8,6 +8,7 @@ mod support;
 mod a_dead_actor_loses_no_job;
 mod a_drain_keeps_every_place;
 mod a_killed_runner_loses_nothing;
+mod any_weather_ends_well;
 mod command_line;
 mod dependencies;
 mod hours_pass_in_a_second;

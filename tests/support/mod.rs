@@ -1,6 +1,8 @@
 //! A town to test in: a simulated OpenAI and GitHub on loopback, a queue, and workers as processes.
 
+pub mod fleet;
 pub mod in_process;
+pub mod storm;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
