@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use secrecy::SecretString;
@@ -144,6 +145,7 @@ struct Calls {
     caller: Caller,
     token_policy: RetryPolicy,
     policy: RetryPolicy,
+    shown_after: Duration,
     secrets: SecretSink,
     users: Mutex<BTreeMap<(u64, String), Users>>,
 }
@@ -168,6 +170,7 @@ impl Github {
             caller,
             token_policy: settings.token_retry.clone(),
             policy: settings.github_retry.clone(),
+            shown_after: settings.github_shown_after,
             secrets,
             users: Mutex::default(),
         };
@@ -269,17 +272,30 @@ impl Calls {
         self.caller.retrying(&self.policy, &target.patience, attempt).await
     }
 
+    /// Whoever tried the effect before may have done so just now: an actor that died with the
+    /// request on its way, a try whose answer was lost. GitHub's lists are behind its writes.
+    async fn let_it_show(&self, target: &Target) -> Result<(), CallError> {
+        tokio::select! {
+            biased;
+            () = target.patience.soft.cancelled() => Err(CallError::Stopped),
+            () = tokio::time::sleep(self.shown_after) => Ok(()),
+        }
+    }
+
     /// Looks where it may stand already, then creates. A stranger's comment with our marker in it
-    /// is not ours: the author is compared too.
+    /// is not ours: the author is compared too, where GitHub tells who we are.
     async fn ensure_comment(&self, ensure: &EnsureComment) -> Result<Comment, CallError> {
         let EnsureComment { target, issue, marker, body, look_first } = ensure;
         let attempt = async |attempt: Attempt| {
             let token = self.token(target, attempt.refresh).await?;
             if *look_first || attempt.verify {
+                self.let_it_show(target).await?;
                 let author = self.identity(target).await?.login;
                 let found = self
                     .request(target, &token, async |token| {
-                        self.client.find_comment(&token, &target.repo, *issue, marker, Some(&author)).await
+                        self.client
+                            .find_comment(&token, &target.repo, *issue, marker, author.as_deref())
+                            .await
                     })
                     .await?;
                 match found {
@@ -321,6 +337,7 @@ impl Calls {
         let attempt = async |attempt: Attempt| {
             let token = self.token(target, attempt.refresh).await?;
             if *look_first || attempt.verify {
+                self.let_it_show(target).await?;
                 let found = self
                     .request(target, &token, async |token| {
                         self.client.find_pull(&token, &target.repo, branch).await
