@@ -126,4 +126,6 @@ pub struct Settings {
     pub github_retry: RetryPolicy,
     /// `[github.limits]`.
     pub github_limits: LimitSettings,
+    /// `github.shown_after`: an effect that may stand is looked for only after it.
+    pub github_shown_after: Duration,
 }

@@ -145,6 +145,10 @@ impl Line {
         condition.death = None;
     }
 
+    fn is_frozen(&self) -> bool {
+        self.condition().frozen_until.is_some_and(|until| Instant::now() < until)
+    }
+
     /// Goes on when the runner does: never, if it is dead.
     async fn alive(&self) {
         loop {
@@ -333,6 +337,11 @@ impl Transport for StormyWire {
         request: http::Request<Bytes>,
         timeouts: Timeouts,
     ) -> std::result::Result<http::Response<Body>, TransportError> {
+        if self.line.is_frozen() {
+            // Whatever it was about to send when it froze, the connection is gone when it wakes up.
+            self.line.alive().await;
+            return Err(TransportError::Connect("the runner stood still".to_owned()));
+        }
         self.line.alive().await;
         let dies = self.line.dies(Deathbed::Request);
         if dies == Some(false) {
