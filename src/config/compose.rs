@@ -6,6 +6,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use steadfast_agent::prompts::Prompts;
 use steadfast_agent::settings::AgentSettings;
 use steadfast_store::Location;
 use toml::{Table, Value};
@@ -140,6 +141,8 @@ impl Config {
             };
             found.push((key, format!("is {}: {}", error.value, error.needs)));
         }
+        let prompts = Prompts::problems(&self.agent).into_iter();
+        found.extend(prompts.map(|(key, message)| (key.to_owned(), message)));
         if let Err(error) = crate::logs::filter(&self.log.level) {
             found.push(("log.level".to_owned(), error.to_string()));
         }

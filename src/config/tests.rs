@@ -111,6 +111,24 @@ allow_workflows = \"yes\"
 }
 
 #[test]
+fn what_would_stop_the_start_is_told_with_its_line() {
+    let wrong = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(wrong.path(), "{{ nobody }}").unwrap();
+    let told = problems(&format!(
+        "[agent]\nsystem_prompt_file = \"/nowhere/a.jinja\"\ntask_prompt_file = {:?}\n[log]\nlevel = \"inof\"\n",
+        wrong.path()
+    ));
+    for part in [
+        ":2: agent.system_prompt_file: cannot read /nowhere/a.jinja",
+        ":3: agent.task_prompt_file: task prompt",
+        ":5: log.level: \"inof\" is no level",
+        "3 problems",
+    ] {
+        assert!(told.contains(part), "{part} is not in:\n{told}");
+    }
+}
+
+#[test]
 fn a_secret_is_never_in_a_problem_nor_in_what_is_shown() {
     let text = "[llm]\napi_key = \"sk-secret-1\"\nmodel = \"\"\n[github]\ntoken = \"ghp_secret 2\"\n\
                 private_key = \"secret-3\"\n[queue]\nurl = \"redis://me:s%40secret-4@h:1/0\"\nlease = \"9\"\n";

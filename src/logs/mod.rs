@@ -5,6 +5,7 @@ mod redact;
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 pub use redact::{MASK, Redactor};
@@ -32,7 +33,34 @@ pub fn init(settings: &LogSettings, redactor: &Redactor) -> anyhow::Result<()> {
 
 /// Reads `log.level`: a level, or directives parted by commas.
 pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(level).map_err(|error| {
-        anyhow::anyhow!("{level:?} is no level ({error}): write error, warn, info, debug or trace, or by part as in \"info,steadfast_llm=debug\"")
-    })
+    let wrong = |why: String| {
+        anyhow::anyhow!(
+            "{level:?} is no level ({why}): write error, warn, info, debug or trace, or by part as in \"info,steadfast_llm=debug\""
+        )
+    };
+    // A word alone would be taken for a part of the program: a misspelt level would silence all others.
+    let lone = |part: &&str| !part.is_empty() && !part.contains(['=', '[']);
+    let mut words = level.split(',').filter(lone);
+    if let Some(word) = words.find(|word| word.parse::<LevelFilter>().is_err()) {
+        return Err(wrong(format!("{word:?} is none")));
+    }
+    EnvFilter::try_new(level).map_err(|error| wrong(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused() {
+        for level in ["info", "WARN", "off", "info,steadfast_llm=debug", "warn,steadfast[run]=trace", "info,"]
+        {
+            assert!(filter(level).is_ok(), "{level}");
+        }
+        for level in ["inof", "loud", "info,steadfast_llm", "steadfast_llm=loud", "steadfast_llm=debug,wran"]
+        {
+            let error = filter(level).unwrap_err().to_string();
+            assert!(error.contains(level) && error.contains("write error, warn"), "{error}");
+        }
+    }
 }

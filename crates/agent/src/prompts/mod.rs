@@ -26,7 +26,7 @@ const MAX_TEMPLATE: u64 = 256 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum PromptError {
     /// The file that a key names cannot be used.
-    #[error("agent.{key}: cannot read {file}: {why}; name a readable file, or leave the key empty")]
+    #[error("cannot read {file}: {why}; name a readable file, or leave agent.{key} empty")]
     File {
         /// Which key.
         key: &'static str,
@@ -65,6 +65,19 @@ pub struct Rendered {
 }
 
 impl Prompts {
+    /// All that is wrong with the files that the settings name, each with its key.
+    pub fn problems(settings: &AgentSettings) -> Vec<(&'static str, String)> {
+        let system = AgentSettings { task_prompt_file: Default::default(), ..settings.clone() };
+        let task = AgentSettings { system_prompt_file: Default::default(), ..settings.clone() };
+        let mut found = Vec::new();
+        for (key, settings) in [("agent.system_prompt_file", system), ("agent.task_prompt_file", task)] {
+            if let Err(error) = Prompts::load(&settings) {
+                found.push((key, error.to_string()));
+            }
+        }
+        found
+    }
+
     /// Reads the files that the settings name, takes the built-in text for the others, and renders
     /// both once, so that a wrong template stops the start and not a job.
     pub fn load(settings: &AgentSettings) -> Result<Self, PromptError> {
