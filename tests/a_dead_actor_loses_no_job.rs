@@ -172,3 +172,18 @@ fn an_actor_that_dies_again_and_again_ends_the_process_in_order() {
         assert_eq!(village.wait_for("one", State::Queued, HOUR).await.counts.runs, 0, "the job is as it was");
     });
 }
+
+#[test]
+fn a_drain_waits_for_the_jobs_of_an_actor_that_dies_on_the_way() {
+    paused(async {
+        let village = village(true, 0, None).await;
+        let chat = Target::Operation(Operation::Chat);
+        village.world.fault(FaultRule::next(chat, 1, Fault::Hang));
+        village.store.submit(&job("one", 1)).await.unwrap();
+        village.wait_for("one", State::Running, HOUR).await;
+        // The step in flight outlasts the next renewal, which kills the JobSupervisor.
+        village.running.drain().await;
+        let put_back = village.wait_for("one", State::Queued, Duration::ZERO).await;
+        assert_eq!((put_back.counts.crashes, restarts(&village, "job_supervisor")), (1, 1));
+    });
+}

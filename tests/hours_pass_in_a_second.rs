@@ -40,3 +40,13 @@ fn a_job_that_waits_hours_for_a_limit_completes() {
         assert_eq!(ended.counts.attempts, 0, "waiting for a limit is no attempt");
     });
 }
+
+#[test]
+fn a_fresh_worker_takes_the_first_job_at_once() {
+    paused(async {
+        let village = Village::new(|_| {}, "", |store| store).await;
+        village.world.fault(FaultRule::next(Target::Operation(Operation::Chat), 1, Fault::Hang));
+        village.store.submit(&job("first", 1)).await.unwrap();
+        village.wait_for("first", State::Running, Duration::from_secs(1)).await;
+    });
+}

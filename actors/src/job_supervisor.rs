@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseActFuture, ResponseFuture};
 use steadfast_core::job::JobId;
 use steadfast_store::{Claim, Lease, Renewal, StoreError};
 use tokio::sync::watch;
@@ -35,7 +35,11 @@ impl Message for Room {
 }
 
 /// Runs claimed jobs.
-pub(crate) struct Start(pub(crate) Vec<Claim>);
+pub(crate) struct Start {
+    pub(crate) claims: Vec<Claim>,
+    /// When the claim was asked for: their leases began then, at the earliest.
+    pub(crate) asked: Instant,
+}
 
 impl Message for Start {
     type Result = ();
@@ -82,6 +86,8 @@ pub struct JobSupervisor {
     renewing: bool,
     renewed: Instant,
     doubtful: bool,
+    /// Jobs of a dead actor that are on their way back into the queue.
+    returning: usize,
     _lifeline: Lifeline,
 }
 
@@ -105,14 +111,12 @@ impl JobSupervisor {
             renewing: false,
             renewed: Instant::now(),
             doubtful: false,
+            returning: 0,
             _lifeline: lifeline,
         }
     }
 
     fn start(&mut self, claim: Claim) {
-        if self.held.len() == 0 {
-            self.sure_from(Instant::now());
-        }
         let stop = Stop::new(self.held.leased());
         self.held.insert(&claim.lease, stop.clone());
         let job = claim.lease.job.clone();
@@ -135,9 +139,9 @@ impl JobSupervisor {
         self.count();
     }
 
-    /// Publishes how many run.
+    /// Publishes how many there are to see to: a drain waits for those that are put back, too.
     fn count(&self) {
-        self.running.send_replace(self.held.len());
+        self.running.send_replace(self.held.len() + self.returning);
     }
 
     /// The run's place in the table is free.
@@ -158,10 +162,15 @@ impl JobSupervisor {
         }
     }
 
-    /// The leases were ours at that time.
-    fn sure_from(&mut self, asked: Instant) {
+    /// The leases began then, or later.
+    fn began(&mut self, asked: Instant) {
         self.renewed = asked;
         self.held.leased_until(asked + self.deps.settings.lease.mul_f64(SURE));
+    }
+
+    /// The leases were ours at that time.
+    fn sure_from(&mut self, asked: Instant) {
+        self.began(asked);
         if std::mem::take(&mut self.doubtful) {
             tracing::info!("leases are ours again: runs go on");
         }
@@ -230,6 +239,8 @@ impl Actor for JobSupervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        // Not first after an interval: nothing is claimed before.
+        self.look_at_leases(ctx);
         ctx.run_interval(self.deps.settings.lease / LOOKS, JobSupervisor::look_at_leases);
     }
 }
@@ -261,7 +272,12 @@ impl Handler<Metered<Start>> for JobSupervisor {
     type Result = ();
 
     fn handle(&mut self, message: Metered<Start>, _: &mut Self::Context) {
-        let (Start(claims), _handling) = message.open();
+        let (Start { claims, asked }, _handling) = message.open();
+        match self.held.len() {
+            0 => self.sure_from(asked),
+            // An answer may have been on its way for long: the oldest counts.
+            _ => self.began(asked.min(self.renewed)),
+        }
         for claim in claims {
             self.start(claim);
         }
@@ -316,32 +332,43 @@ async fn settle(deps: &RunDeps, lease: &Lease, outcome: Outcome) {
 }
 
 impl Handler<Metered<Requeue>> for JobSupervisor {
-    type Result = ResponseFuture<()>;
+    type Result = ResponseActFuture<Self, ()>;
 
     fn handle(&mut self, message: Metered<Requeue>, _: &mut Self::Context) -> Self::Result {
         let (Requeue { leases, error }, handling) = message.open();
         for lease in &leases {
             self.jobs.remove(&lease.job);
         }
+        let returning = leases.len();
+        self.returning += returning;
         self.count();
         let deps = Arc::clone(&self.deps);
-        Box::pin(async move {
+        let put_back = async move {
             for lease in leases {
-                let for_ever = CancellationToken::new();
-                let why = steadfast_store::Requeue::Crashed { error: error.clone() };
-                let store = deps.persist.store();
-                let requeued = deps
-                    .persist
-                    .through("requeue", &for_ever, || store.requeue(&lease, Duration::ZERO, &why));
-                match requeued.await {
-                    Ok(()) => tracing::info!(job = %lease.job, reason = error, "job requeued"),
-                    Err(failed) => {
-                        tracing::warn!(job = %lease.job, error = %failed, "left to the end of its lease")
-                    }
-                }
+                put_back(&deps, &lease, &error).await;
             }
             drop(handling);
-        })
+        };
+        let done = actix::fut::ActorFutureExt::map(
+            actix::fut::wrap_future::<_, Self>(put_back),
+            move |(), supervisor, _| {
+                supervisor.returning -= returning;
+                supervisor.count();
+            },
+        );
+        Box::pin(done)
+    }
+}
+
+/// Puts a dead actor's job back, however long the store is away.
+async fn put_back(deps: &RunDeps, lease: &Lease, error: &str) {
+    let for_ever = CancellationToken::new();
+    let why = steadfast_store::Requeue::Crashed { error: error.to_owned() };
+    let store = deps.persist.store();
+    let requeued = deps.persist.through("requeue", &for_ever, || store.requeue(lease, Duration::ZERO, &why));
+    match requeued.await {
+        Ok(()) => tracing::info!(job = %lease.job, reason = error, "job requeued"),
+        Err(failed) => tracing::warn!(job = %lease.job, error = %failed, "left to the end of its lease"),
     }
 }
 

@@ -75,16 +75,17 @@ impl Polling {
     /// Waits for room and an open door, then claims and hands over, or waits for work.
     async fn round(&self) {
         let Some(room) = self.room().await else { return };
-        let shut = match self.accountant.send(Outlook(BudgetKey::Llm)).await {
-            Ok(wait) => wait,
-            // It is being started again and knows of no shut door.
-            Err(_) => Duration::ZERO,
+        let shut = tokio::select! {
+            // Without an answer it is being started again, and knows of no shut door.
+            shut = self.accountant.send(Outlook(BudgetKey::Llm)) => shut.unwrap_or_default(),
+            () = self.stop.cancelled() => return,
         };
         if shut > self.park_after {
             tracing::debug!(wait_ms = millis(shut), "no claims while the model's door is shut");
             return self.pause((shut - self.park_after).min(LOOK_AGAIN)).await;
         }
         let store = self.persist.store();
+        let asked = Instant::now();
         let claimed = store.claim(room).await;
         self.persist.heard(&claimed);
         match claimed {
@@ -98,7 +99,7 @@ impl Polling {
                     self.pause(Duration::from_secs(1)).await;
                 }
             }
-            Ok(claims) => self.hand_over(claims).await,
+            Ok(claims) => self.hand_over(claims, asked).await,
             Err(error) => {
                 if !matches!(error, StoreError::Unavailable(_)) {
                     tracing::error!(%error, "cannot claim jobs");
@@ -125,9 +126,9 @@ impl Polling {
         }
     }
 
-    async fn hand_over(&self, claims: Vec<Claim>) {
+    async fn hand_over(&self, claims: Vec<Claim>, asked: Instant) {
         let leases: Vec<_> = claims.iter().map(|claim| claim.lease.clone()).collect();
-        if let Err(error) = self.jobs.send(Start(claims)).await {
+        if let Err(error) = self.jobs.send(Start { claims, asked }).await {
             tracing::warn!(%error, "claims could not be handed over: giving them back");
             for lease in &leases {
                 // One that was started after all goes on under a new token elsewhere; this one's

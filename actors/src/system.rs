@@ -64,6 +64,7 @@ pub struct Running {
     /// One meter an actor, as the Reporter logs them.
     pub meters: Vec<Arc<Meter>>,
     polling: CancellationToken,
+    draining: CancellationToken,
     drain_timeout: Duration,
 }
 
@@ -71,14 +72,15 @@ impl Running {
     /// No more claims; steps in flight end; jobs go back to the queue with their place kept.
     /// Bounded: steps in flight have `supervisor.drain_timeout`, the whole three times that.
     pub async fn drain(&self) {
-        // Stopped even where a dying actor cannot be told.
+        // Stopped even where a dying actor cannot be told; who dies meanwhile is started again, since
+        // runs wait for it, and its jobs are put back.
         self.polling.cancel();
+        self.draining.cancel();
         let told = async {
-            [
-                self.supervisor.send_if_alive(Ending).await,
-                self.poller.send_if_alive(StopPolling).await,
-                self.jobs.send_if_alive(Drain).await,
-            ]
+            // At once: runs are not to begin new steps while the last claim is awaited.
+            let (polling, runs) = tokio::join!(self.poller.send_if_alive(StopPolling), self.jobs.send(Drain));
+            // Again, for that last claim.
+            [polling, runs, self.jobs.send(Drain).await]
         };
         match tokio::time::timeout(3 * self.drain_timeout, told).await {
             Ok(told) => {
@@ -87,6 +89,9 @@ impl Running {
                 }
             }
             Err(_) => tracing::warn!("drain: not all came home; their leases will end"),
+        }
+        if let Err(error) = self.supervisor.send_if_alive(Ending).await {
+            tracing::warn!(%error, "drain: an actor was not there to be told");
         }
     }
 }
@@ -167,7 +172,7 @@ pub fn start(deps: Deps) -> Running {
             }
         }),
         jobs.child(true, {
-            let (held, draining) = (held.clone(), draining);
+            let (held, draining) = (held.clone(), draining.clone());
             let (supervisor, me) = (supervisor.address.clone(), jobs.address.clone());
             move |lifeline| {
                 let deps = Arc::clone(&run_deps);
@@ -218,6 +223,7 @@ pub fn start(deps: Deps) -> Running {
         escalation,
         meters,
         polling,
+        draining,
         drain_timeout: settings.supervisor.drain_timeout,
     }
 }
