@@ -5,6 +5,7 @@
 //! `STEADFAST_SEED=n cargo test --test promises any_weather` plays one seed, `n..m` a range; the log
 //! of `STEADFAST_LOG` (as in `log.level`) tells its story.
 
+mod boiled_down;
 mod plan;
 mod verdict;
 
