@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use secrecy::SecretString;
-use steadfast_core::failure::Failure;
+use steadfast_core::failure::{Failure, Provider, Verdict};
 use steadfast_core::headers::Observed;
 use steadfast_core::retry::{Attempt, RetryPolicy};
 use steadfast_github::{
@@ -16,6 +16,7 @@ use steadfast_github::{
 use crate::accountant::BudgetKey;
 use crate::address::Metered;
 use crate::calls::{CallError, Caller, Order, Patience};
+use crate::stop::lapsed;
 use crate::supervisor::Lifeline;
 
 /// Hears of every token that is made, so that it can be masked wherever text leaves the process.
@@ -179,11 +180,15 @@ impl Github {
 }
 
 impl Calls {
-    /// A token that is good now (layer 1b). Served from the cache without a permit; the permit of
-    /// the rare request is taken all the same, since nobody can tell beforehand.
+    /// A token that is good now (layer 1b). One that is at hand needs no permit: nothing is sent,
+    /// and the breaker must not take it for an answer of GitHub's.
     async fn token(&self, target: &Target, refresh: bool) -> Result<AccessToken, CallError> {
         let attempt = async |attempt: Attempt| {
             let force = refresh || attempt.refresh;
+            let at_hand = self.client.token_at_hand(target.installation, &target.repo);
+            if let Some(token) = at_hand.filter(|token| !force || token.is_err()) {
+                return Ok(token);
+            }
             let asked = async {
                 let token = self.client.token(target.installation, &target.repo, force).await;
                 (token, Observed::default())
@@ -255,6 +260,29 @@ impl Calls {
         .await
     }
 
+    /// A request that others see. It may wait for its turn among the writes for longer than the
+    /// lease is surely ours, and then another runner may be doing the same: it is given up on, as
+    /// one whose answer was lost.
+    async fn write<T, F>(
+        &self,
+        target: &Target,
+        token: &AccessToken,
+        call: impl FnOnce(AccessToken) -> F,
+    ) -> Result<Result<T, Failure>, CallError>
+    where
+        F: Future<Output = Exchange<T>>,
+    {
+        let exchange = call(token.clone());
+        self.with_permit(target, async {
+            tokio::select! {
+                biased;
+                () = lapsed(&target.patience.leased) => (Err(lease_over()), Observed::default()),
+                exchange = exchange => (exchange.result, exchange.observed),
+            }
+        })
+        .await
+    }
+
     async fn describe(&self, target: &Target) -> Result<Repository, CallError> {
         let attempt = async |attempt: Attempt| {
             let token = self.token(target, attempt.refresh).await?;
@@ -267,6 +295,9 @@ impl Calls {
     async fn identity(&self, target: &Target) -> Result<Identity, CallError> {
         let attempt = async |attempt: Attempt| {
             let token = self.token(target, attempt.refresh).await?;
+            if let Some(identity) = self.client.identity_at_hand(&token) {
+                return Ok(Ok(identity));
+            }
             self.request(target, &token, async |token| self.client.identity(&token).await).await
         };
         self.caller.retrying(&self.policy, &target.patience, attempt).await
@@ -304,7 +335,7 @@ impl Calls {
                     Err(failure) => return Ok(Err(failure)),
                 }
             }
-            self.request(target, &token, async |token| {
+            self.write(target, &token, async |token| {
                 self.client.create_comment(&token, &target.repo, *issue, body).await
             })
             .await
@@ -317,7 +348,7 @@ impl Calls {
         let EditComment { target, id, body } = edit;
         let attempt = async |attempt: Attempt| {
             let token = self.token(target, attempt.refresh).await?;
-            self.request(target, &token, async |token| {
+            self.write(target, &token, async |token| {
                 self.client.update_comment(&token, &target.repo, *id, body).await
             })
             .await
@@ -349,12 +380,26 @@ impl Calls {
                     Err(failure) => return Ok(Err(failure)),
                 }
             }
-            self.request(target, &token, async |token| {
+            self.write(target, &token, async |token| {
                 self.client.create_pull(&token, &target.repo, &new).await
             })
             .await
         };
         self.caller.retrying(&self.policy, &target.patience, attempt).await
+    }
+}
+
+/// Nobody knows whether the request was sent before its time was over.
+fn lease_over() -> Failure {
+    Failure {
+        verdict: Verdict::Verify,
+        provider: Provider::Github,
+        operation: "write",
+        status: None,
+        message: "the lease may have ended before the answer came".to_owned(),
+        request_id: None,
+        maybe_charged: false,
+        unhealthy: false,
     }
 }
 

@@ -43,6 +43,22 @@ pub(crate) async fn leased(until: &Leased) {
     }
 }
 
+/// Waits until the leases may be over.
+pub(crate) async fn lapsed(until: &Leased) {
+    let mut until = until.clone();
+    loop {
+        let end = *until.borrow_and_update();
+        if end <= Instant::now() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(end) => {}
+            // Without the other end nobody renews: the end stands.
+            Ok(()) = until.changed() => {}
+        }
+    }
+}
+
 impl Stop {
     pub(crate) fn new(leased: Leased) -> Self {
         let hard = CancellationToken::new();

@@ -51,6 +51,38 @@ fn an_end_that_github_did_not_hear_is_told_by_another_run() {
     });
 }
 
+/// Writes go one at a time. One that waits for its turn behind others that hang must not be sent when
+/// the lease is over meanwhile, and another runner does the same.
+#[test]
+fn a_write_that_waits_for_its_turn_is_not_sent_after_the_lease() {
+    paused(async {
+        let jobs: Vec<_> = (1..=6).map(|issue| job(&format!("job-{issue}"), issue)).collect();
+        let mut fleet = Fleet::new(1, |_| {}, "job.concurrency = 6").await;
+        fleet.world.fault(aimed(Operation::CommentCreate, 5, Fault::Hang));
+        for job in &jobs {
+            fleet.store.submit(job).await.unwrap();
+        }
+        fleet.start(Rates::default(), 0);
+        // Each has announced its comment: the workspace is open, and the effect is in the journal.
+        for job in &jobs {
+            while fleet.store.inspect(&job.id).await.unwrap().unwrap().counts.steps < 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        fleet.runners[0].line.lose_store(Duration::from_secs(200));
+        fleet.start(Rates::default(), 0);
+        let all_ended = async {
+            while fleet.store.count().await.unwrap()[State::Ended as usize] < jobs.len() as u64 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::time::timeout(HOUR, all_ended).await.expect("all of them end");
+        let comments = fleet.world.records().comments;
+        let progress = comments.iter().filter(|one| one.body.contains("effect=progress")).count();
+        assert_eq!(progress, jobs.len(), "{comments:#?}");
+    });
+}
+
 /// A server that counts what it refuses, and two processes that each come back just when they are
 /// told to: together they used up all that it gave, on refusals.
 #[test]
