@@ -166,6 +166,18 @@ impl Config {
                 ));
             }
         }
+        // Else a token of the one server would be handed to the other by git.
+        let (api, web) = (&self.github.api_url, &self.github.web_url);
+        let ours = [api.host_str() == Some("api.github.com"), web.host_str() == Some("github.com")];
+        let apart = match ours {
+            [true, true] | [false, false] => None,
+            [false, true] => Some(("github.api_url", api, "github.web_url", web)),
+            [true, false] => Some(("github.web_url", web, "github.api_url", api)),
+        };
+        if let Some((key, url, other, still)) = apart {
+            let message = format!("is {url}, while {other} is {still}: set both, to the same server");
+            found.push((key.to_owned(), message));
+        }
         found
     }
 }

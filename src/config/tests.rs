@@ -129,6 +129,19 @@ fn what_would_stop_the_start_is_told_with_its_line() {
 }
 
 #[test]
+fn no_token_goes_to_a_server_that_it_is_not_of() {
+    let (api, web) = ("api_url = \"https://git.example/api/v3\"", "web_url = \"https://git.example\"");
+    let told = problems(&format!("[github]\n{api}\n"));
+    assert!(
+        told.contains(":2: github.api_url: is https://git.example/api/v3, while github.web_url"),
+        "{told}"
+    );
+    let told = problems(&format!("[github]\n\n{web}\n"));
+    assert!(told.contains(":3: github.web_url: is https://git.example/, while github.api_url"), "{told}");
+    assert!(load_text(&format!("[github]\n{api}\n{web}\n")).is_ok());
+}
+
+#[test]
 fn a_secret_is_never_in_a_problem_nor_in_what_is_shown() {
     let text = "[llm]\napi_key = \"sk-secret-1\"\nmodel = \"\"\n[github]\ntoken = \"ghp_secret 2\"\n\
                 private_key = \"secret-3\"\n[queue]\nurl = \"redis://me:s%40secret-4@h:1/0\"\nlease = \"9\"\n";
