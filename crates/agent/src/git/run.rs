@@ -160,7 +160,7 @@ impl Git {
             stdout: Captured::whole(cap),
             stderr: Captured::head_and_tail(STDERR),
             max_processes: None,
-            is_namespace: false,
+            tree: process::Tree::Group,
             timeout,
         };
         // A push that was cut off may have arrived.

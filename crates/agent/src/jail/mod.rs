@@ -6,7 +6,9 @@
 
 mod bubblewrap;
 mod capture;
+pub mod confined;
 mod limits;
+mod place;
 pub(crate) mod process;
 mod settings;
 
@@ -16,8 +18,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use bubblewrap::{Bubblewrap, Hidden};
+use bubblewrap::Bubblewrap;
 pub(crate) use capture::{Captured, shorten};
+use confined::Confined;
+use place::Hidden;
+pub(crate) use place::Place;
+use process::Tree;
 pub(crate) use process::{Exit, Task};
 pub use settings::{CommandSettings, JailSettings, SYSTEM};
 
@@ -76,26 +82,17 @@ impl std::fmt::Display for Level {
 pub struct Jail {
     settings: JailSettings,
     command: CommandSettings,
-    bubblewrap: Option<Bubblewrap>,
+    found: Found,
     why: String,
     hidden: Vec<Hidden>,
 }
 
-/// The folders of one workspace that a command may write to.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    /// The workspace.
-    pub workspace: PathBuf,
-    /// Its private HOME.
-    pub home: PathBuf,
-    /// Its private /tmp.
-    pub tmp: PathBuf,
-    /// Files that stand for `/etc/passwd` and `/etc/group`.
-    pub etc: PathBuf,
-    /// The folder of all workspaces, without links: no command sees it.
-    pub root: PathBuf,
-    /// The user id of its commands, as they see it.
-    pub user: u32,
+/// What commands are locked in by.
+#[derive(Debug)]
+enum Found {
+    Bubblewrap(Bubblewrap),
+    Landlock(Confined),
+    Nothing,
 }
 
 /// Where a command of the highest level finds its workspace.
@@ -128,14 +125,13 @@ pub(crate) enum JailError {
 impl Jail {
     /// Finds out the highest level of this machine by running a command in it.
     pub async fn probe(settings: JailSettings, command: CommandSettings) -> Jail {
-        let (bubblewrap, why) = match Bubblewrap::probe(&settings, &command).await {
-            Ok(bubblewrap) => {
-                let why = format!("a probe ran in bubblewrap ({})", bubblewrap.describe());
-                (Some(bubblewrap), why)
-            }
-            Err(why) => (None, why),
-        };
-        let jail = Jail { settings, command, bubblewrap, why, hidden: Vec::new() };
+        Jail::probe_up_to(Level::Bubblewrap, settings, command).await
+    }
+
+    /// The same, but no level above `most` is tried.
+    pub(crate) async fn probe_up_to(most: Level, settings: JailSettings, command: CommandSettings) -> Jail {
+        let (found, why) = Found::probe(most, &settings, &command).await;
+        let jail = Jail { settings, command, found, why, hidden: Vec::new() };
         let (level, wanted, why) = (jail.level(), jail.settings.min_level, jail.why());
         if level < wanted {
             tracing::error!(%level, %wanted, why, "jail too weak, commands will be refused");
@@ -154,9 +150,10 @@ impl Jail {
 
     /// The level in which commands run.
     pub fn level(&self) -> Level {
-        match self.bubblewrap {
-            Some(_) => Level::Bubblewrap,
-            None => Level::None,
+        match self.found {
+            Found::Bubblewrap(_) => Level::Bubblewrap,
+            Found::Landlock(_) => Level::Landlock,
+            Found::Nothing => Level::None,
         }
     }
 
@@ -187,20 +184,26 @@ impl Jail {
             let (level, wanted, why) = (self.level(), self.settings.min_level, self.why.clone());
             return Err(JailError::TooWeak { level, wanted, why });
         }
-        let (mut child, home, tmp) = match &self.bubblewrap {
-            Some(bubblewrap) => {
+        let mut bounds = self.command.clone();
+        let (mut child, tree, home, tmp) = match &self.found {
+            Found::Bubblewrap(bubblewrap) => {
                 bubblewrap.prepare(place).await?;
                 let child = bubblewrap.command(&self.hidden, place);
-                (child, Path::new(HOME), Path::new("/tmp"))
+                (child, Tree::Namespace, Path::new(HOME), Path::new("/tmp"))
             }
-            None => {
+            Found::Landlock(confined) => {
+                confined.prepare(place).await?;
+                bounds = confined.bounds(&bounds);
+                let child = confined.command(&self.hidden, place, false)?;
+                (child, Tree::Warden, place.home.as_path(), place.tmp.as_path())
+            }
+            Found::Nothing => {
                 let mut child = limits::shell();
                 child.current_dir(&place.workspace);
-                (child, place.home.as_path(), place.tmp.as_path())
+                (child, Tree::Group, place.home.as_path(), place.tmp.as_path())
             }
         };
-        let is_namespace = self.bubblewrap.is_some();
-        limits::finish(&mut child, &self.command, command, is_namespace);
+        limits::finish(&mut child, &bounds, command, tree == Tree::Namespace);
         limits::environment(&mut child, &self.settings, home, tmp);
         // Both streams in whole, so that the one that says more may have the other's room.
         let cap = usize::try_from(self.command.max_output_bytes.as_u64()).unwrap_or(usize::MAX);
@@ -211,10 +214,35 @@ impl Jail {
             stderr: Captured::head_and_tail(cap),
             // The kernel's bound comes first where it holds: it refuses and does not kill.
             max_processes: Some(self.command.processes.saturating_add(WRAPPERS)),
-            is_namespace,
+            tree,
             timeout: timeout.unwrap_or(self.command.timeout).min(self.command.max_timeout),
         };
         Ok(process::run(task, cancel).await?)
+    }
+}
+
+impl Found {
+    async fn probe(most: Level, settings: &JailSettings, command: &CommandSettings) -> (Found, String) {
+        let mut whys = Vec::new();
+        if most >= Level::Bubblewrap {
+            match Bubblewrap::probe(settings, command).await {
+                Ok(bubblewrap) => {
+                    let why = format!("a probe ran in bubblewrap ({})", bubblewrap.describe());
+                    return (Found::Bubblewrap(bubblewrap), why);
+                }
+                Err(why) => whys.push(format!("Not level 3: {why}")),
+            }
+        }
+        if most >= Level::Landlock {
+            match Confined::probe(settings, command).await {
+                Ok(confined) => {
+                    whys.insert(0, format!("a probe ran in {}", confined.describe()));
+                    return (Found::Landlock(confined), whys.join(". "));
+                }
+                Err(why) => whys.push(format!("Not level 2: {why}")),
+            }
+        }
+        (Found::Nothing, whys.join(". "))
     }
 }
 

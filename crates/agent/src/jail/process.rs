@@ -7,8 +7,9 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,11 +42,23 @@ pub(crate) struct Task {
     pub stderr: Captured,
     /// Most processes and threads that it may have at once; it is killed beyond them.
     pub max_processes: Option<u32>,
-    /// Whether it makes a process namespace: it is fed a line once the first process in there is
-    /// known, and is over only when that one is gone, and all others of the namespace before it.
-    pub is_namespace: bool,
+    /// How all that it starts is held together, and killed.
+    pub tree: Tree,
     /// Its wall time.
     pub timeout: Duration,
+}
+
+/// What holds a child and all that it starts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tree {
+    /// Its process group.
+    Group,
+    /// A process namespace that it makes: it is fed a line once the first process in there is known,
+    /// and is over only when that one is gone, and all others of the namespace before it.
+    Namespace,
+    /// The child itself is a warden: it ends all below it, and then itself, when the pipe that it
+    /// reads is closed. The kernel closes it should we die.
+    Warden,
 }
 
 /// How a child ended.
@@ -110,9 +123,17 @@ struct Group(Mutex<State>);
 enum State {
     #[default]
     NotStarted,
-    Running(Pid),
+    Running(Pid, Hold),
     Killed,
     Reaped,
+}
+
+/// By what a running child is killed.
+enum Hold {
+    /// A signal to its group.
+    Group,
+    /// A warden's pipe, closed.
+    Leash(Option<ChildStdin>),
 }
 
 impl Group {
@@ -120,22 +141,30 @@ impl Group {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+    fn spawn(&self, command: &mut Command, tree: Tree) -> io::Result<Child> {
         let mut state = self.state();
         if matches!(*state, State::Killed) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let child = command.spawn()?;
-        *state = State::Running(Pid::from_child(&child));
+        let mut child = command.spawn()?;
+        let hold = match tree {
+            Tree::Warden => Hold::Leash(child.stdin.take()),
+            Tree::Group | Tree::Namespace => Hold::Group,
+        };
+        *state = State::Running(Pid::from_child(&child), hold);
         Ok(child)
     }
 
     fn kill(&self) {
         let mut state = self.state();
-        match *state {
-            State::Running(pid) => {
+        match &mut *state {
+            State::Running(pid, Hold::Group) => {
                 // It fails if the group is gone, and that is what was wanted.
-                let _ = kill_process_group(pid, Signal::KILL);
+                let _ = kill_process_group(*pid, Signal::KILL);
+                *state = State::Killed;
+            }
+            State::Running(_, Hold::Leash(leash)) => {
+                drop(leash.take());
                 *state = State::Killed;
             }
             State::NotStarted => *state = State::Killed,
@@ -144,9 +173,12 @@ impl Group {
     }
 
     /// Kills what is left of the group, and lets the leader go.
-    fn reap(&self, child: &mut Child) -> io::Result<ExitStatus> {
+    fn reap(&self, child: &mut Child, is_warden: bool) -> io::Result<ExitStatus> {
         let mut state = self.state();
-        let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+        // A warden ends what is left below it; killed, it could not.
+        if !is_warden {
+            let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
+        }
         *state = State::Reaped;
         child.wait()
     }
@@ -161,19 +193,20 @@ impl Drop for KillOnDrop {
 }
 
 fn supervise(task: Task, group: &Group) -> io::Result<Ended> {
-    let Task { mut command, stdin, mut stdout, mut stderr, max_processes, is_namespace, timeout: _ } = task;
-    let is_fed = is_namespace || !stdin.is_empty();
+    let Task { mut command, stdin, mut stdout, mut stderr, max_processes, tree, timeout: _ } = task;
+    let is_namespace = tree == Tree::Namespace;
+    let is_fed = tree != Tree::Group || !stdin.is_empty();
     command
         .stdin(if is_fed { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    let mut child = group.spawn(&mut command)?;
+    let mut child = group.spawn(&mut command, tree)?;
     let mut namespace = is_namespace.then_some(Namespace::Sought);
     let input = if is_namespace { &b"\n"[..] } else { &stdin };
     let mut watch = Watch { group, stdout: &mut stdout, stderr: &mut stderr, max_processes };
     let watched = watch.run(&mut child, input, &mut namespace);
-    let status = group.reap(&mut child)?;
+    let status = group.reap(&mut child, tree == Tree::Warden)?;
     if let Some(Namespace::Known(first)) = namespace {
         wait_for_end(&first)?;
     }
@@ -297,7 +330,7 @@ fn set_nonblocking(pipe: &impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
-fn feed(pipe: &mut Option<std::process::ChildStdin>, unsent: &mut &[u8]) {
+fn feed(pipe: &mut Option<ChildStdin>, unsent: &mut &[u8]) {
     let Some(open) = pipe else { return };
     match open.write(unsent) {
         Ok(sent) => *unsent = &unsent[sent..],
@@ -351,6 +384,19 @@ fn count(root: Pid, most: u32) -> u32 {
     found
 }
 
+/// How many processes and threads a user has, as far as they are seen.
+pub(crate) fn of_user(user: u32) -> u32 {
+    let mut found: u32 = 0;
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let is_process = process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        if is_process && process.metadata().is_ok_and(|process| process.uid() == user) {
+            let threads = fs::read_dir(process.path().join("task")).map_or(1, Iterator::count);
+            found = found.saturating_add(u32::try_from(threads).unwrap_or(u32::MAX));
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,7 +410,7 @@ mod tests {
             stdout: Captured::head_and_tail(1000),
             stderr: Captured::head_and_tail(1000),
             max_processes: None,
-            is_namespace: false,
+            tree: Tree::Group,
             timeout: Duration::from_secs(60),
         }
     }

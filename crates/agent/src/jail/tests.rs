@@ -1,4 +1,4 @@
-//! Hostile commands in real bubblewrap.
+//! Hostile commands in the real jail, at level 3 and at level 2.
 
 use bytesize::ByteSize;
 
@@ -33,24 +33,28 @@ pub(crate) async fn bubblewrap() -> Jail {
     jail
 }
 
-struct Cell {
-    jail: Jail,
-    place: Place,
-    folder: tempfile::TempDir,
+pub(super) struct Cell {
+    pub jail: Jail,
+    pub place: Place,
+    pub folder: tempfile::TempDir,
 }
 
 impl Cell {
     async fn new() -> Cell {
-        let folder = tempfile::tempdir().unwrap();
-        let place = Place::make(&folder.path().join("job")).unwrap();
-        Cell { jail: bubblewrap().await, place, folder }
+        Cell::with(bubblewrap().await)
     }
 
-    async fn run(&self, command: &str) -> (Exit, String) {
+    pub fn with(jail: Jail) -> Cell {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::make(&folder.path().join("job")).unwrap();
+        Cell { jail, place, folder }
+    }
+
+    pub async fn run(&self, command: &str) -> (Exit, String) {
         self.run_for(command, None).await
     }
 
-    async fn run_for(&self, command: &str, timeout: Option<Duration>) -> (Exit, String) {
+    pub async fn run_for(&self, command: &str, timeout: Option<Duration>) -> (Exit, String) {
         let ended = self.jail.run(&self.place, command, timeout, &CancellationToken::new()).await.unwrap();
         (ended.exit, ended.stdout.text() + &ended.stderr.text())
     }
@@ -277,22 +281,22 @@ async fn no_more_namespaces_inside() {
 }
 
 #[tokio::test]
-async fn without_bubblewrap_commands_are_refused_with_the_cure() {
+async fn below_the_level_asked_for_commands_are_refused_with_the_cure() {
     let (mut settings, command) = settings();
     settings.bubblewrap = "/nowhere/bwrap".into();
-    let jail = Jail::probe(settings.clone(), command.clone()).await;
-    assert_eq!(jail.level(), Level::None);
-    let folder = tempfile::tempdir().unwrap();
-    let place = Place::make(folder.path()).unwrap();
-    let refused = jail.run(&place, "echo hi", None, &CancellationToken::new()).await.unwrap_err().to_string();
+    settings.min_level = Level::Bubblewrap;
+    let cell = Cell::with(Jail::probe(settings.clone(), command.clone()).await);
+    assert_eq!(cell.jail.level(), Level::Landlock, "{}", cell.jail.why());
+    let refused = cell.jail.run(&cell.place, "echo hi", None, &CancellationToken::new()).await.unwrap_err();
+    let refused = refused.to_string();
     assert!(refused.contains("apt-get install bubblewrap") && refused.contains("min_level"), "{refused}");
+    assert!(refused.contains("level is 2 (landlock)"), "{refused}");
 
     settings.min_level = Level::None;
-    let jail = Jail::probe(settings, command).await;
-    let ended = jail.run(&place, "pwd; env", None, &CancellationToken::new()).await.unwrap();
-    let output = ended.stdout.text();
+    let cell = Cell::with(Jail::probe_up_to(Level::None, settings, command).await);
+    let (_, output) = cell.run("pwd; env").await;
     assert!(
-        output.contains(place.workspace.to_str().unwrap()) && !output.contains("CARGO_MANIFEST"),
+        output.contains(cell.place.workspace.to_str().unwrap()) && !output.contains("CARGO_MANIFEST"),
         "{output}"
     );
 }

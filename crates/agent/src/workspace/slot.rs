@@ -118,7 +118,7 @@ pub(super) async fn remove(folder: PathBuf) {
         stdout,
         stderr,
         max_processes: None,
-        is_namespace: false,
+        tree: process::Tree::Group,
         timeout: REMOVAL,
     };
     match process::run(task, &CancellationToken::new()).await {
