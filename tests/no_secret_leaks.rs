@@ -10,25 +10,24 @@ use steadfast_store::State;
 
 use crate::support::{API_KEY, Queue, TOKEN, Town, eventually, job};
 
-/// Every file below a folder that holds one of the secrets.
-fn leaks_below(folder: &Path, secrets: &[String], found: &mut Vec<String>) {
+/// Every file below a folder that holds one of the words.
+fn holders_below(folder: &Path, words: &[String], found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() && !path.is_symlink() {
-            leaks_below(&path, secrets, found);
+            holders_below(&path, words, found);
         } else if let Ok(bytes) = std::fs::read(&path) {
-            for secret in secrets {
-                if bytes.windows(secret.len()).any(|part| part == secret.as_bytes()) {
-                    found.push(format!("{} holds {}...", path.display(), &secret[..8]));
+            for word in words {
+                if bytes.windows(word.len()).any(|part| part == word.as_bytes()) {
+                    found.push(format!("{} holds {}...", path.display(), &word[..8]));
                 }
             }
         }
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn not_in_logs_store_workspaces_environments_or_comments() {
-    let mut town = Town::with(Queue::Sqlite, |_| {}, "log.level = \"trace\"").await;
+async fn not_in_logs_store_workspaces_environments_or_comments(queue: Queue) {
+    let mut town = Town::with(queue, |_| {}, "log.level = \"trace\"").await;
     let key_file = town.dir.path().with_extension("pem");
     std::fs::write(&key_file, SIMULATION_ONLY_PRIVATE_KEY).unwrap();
     town.extend(&format!("github.app_id = \"4242\"\ngithub.private_key_file = {key_file:?}"));
@@ -74,8 +73,21 @@ async fn not_in_logs_store_workspaces_environments_or_comments() {
     assert!(revoked.await.is_some(), "a token outlives its job: {:?}", town.records().await.tokens);
     secrets.extend(installation);
 
-    let mut found = Vec::new();
-    leaks_below(town.dir.path(), &secrets, &mut found);
+    let folders = [
+        Some(town.dir.path().to_owned()),
+        town.redis.as_ref().map(|redis| redis.socket().parent().unwrap().to_owned()),
+    ];
+    let search = |words: &[String]| {
+        let mut found = Vec::new();
+        folders.iter().flatten().for_each(|folder| holders_below(folder, words, &mut found));
+        found
+    };
+    // The search sees what is there: the log, and what the model said in the store's own files.
+    let there = search(&["job claimed".to_owned(), "I looked around.".to_owned()]);
+    for holder in ["worker-1.log holds job clai", "holds I looked"] {
+        assert!(there.iter().any(|found| found.contains(holder)), "{holder} is not among {there:?}");
+    }
+    let mut found = search(&secrets);
     let world = serde_json::to_string(&town.records().await).unwrap();
     found.extend(
         secrets
@@ -101,4 +113,14 @@ async fn not_in_logs_store_workspaces_environments_or_comments() {
     assert_eq!(found, Vec::<String>::new());
     worker.signal(rustix::process::Signal::TERM);
     assert_eq!(worker.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite() {
+    not_in_logs_store_workspaces_environments_or_comments(Queue::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_redis() {
+    not_in_logs_store_workspaces_environments_or_comments(Queue::Redis).await;
 }
