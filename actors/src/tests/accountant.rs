@@ -156,6 +156,27 @@ fn waits_that_are_kept_in_vain_grow_until_an_answer_comes() {
 }
 
 #[test]
+fn where_all_are_refused_without_a_word_one_at_a_time_asks_and_ever_more_seldom() {
+    paused(async {
+        let accountant = accountant(|_| {});
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            let begin = Instant::now();
+            let permit = get(&accountant, 0, 10 * MINUTE).await.unwrap();
+            waits.push(begin.elapsed().as_secs());
+            done(permit, Some(failure(Verdict::Retry { after: None }, 429, false))).await;
+        }
+        assert_eq!(waits[..2], [0, 0], "the callers' own backoff comes first");
+        assert!(waits[2..].is_sorted() && waits[8..] == [60, 60], "{waits:?}");
+        let probe = get(&accountant, 0, 10 * MINUTE).await.unwrap();
+        assert!(get(&accountant, 1, MINUTE).await.is_err(), "one at a time");
+        done(probe, None).await;
+        let (one, other) = (get(&accountant, 1, MINUTE).await, get(&accountant, 2, MINUTE).await);
+        assert!(one.is_ok() && other.is_ok(), "an answer opens the door to all");
+    });
+}
+
+#[test]
 fn failures_open_the_breaker_and_one_probe_closes_it() {
     paused(async {
         let accountant = accountant(|_| {});
