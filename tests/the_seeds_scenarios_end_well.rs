@@ -63,3 +63,34 @@ async fn persistent_limits_on_sqlite() {
 async fn persistent_limits_on_redis() {
     persistent_limits(Queue::Redis).await;
 }
+
+/// An outage longer than all tries of all runs together: the breaker opens, the job waits parked,
+/// and it is the provider's answer that closes the breaker, nothing else.
+async fn an_outage(operation: Operation, tries: u64) {
+    let mut town = Town::new(Queue::Sqlite).await;
+    town.extend(
+        "job.max_attempts = 2\njob.park_after = \"500ms\"\nbreaker.min_calls = 3\nbreaker.open_max = \"1s\"\n",
+    );
+    town.world.fault(FaultRule::next(Target::Operation(operation), tries, Fault::html_502()));
+    town.submit("outage", 1).await;
+    let worker = town.worker();
+    let result = town.completed("outage").await;
+    assert!(result["waits"].as_u64().is_some_and(|waits| waits >= 2), "{result}");
+    town.assert_each_effect_once(1).await;
+    assert_eq!(worker.said("breaker closed").len(), 1, "{}", town.logs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_github_costs_time_and_no_job() {
+    an_outage(Operation::Repo, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_git_remote_costs_time_and_no_job() {
+    an_outage(Operation::GitFetch, 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_model_costs_time_and_no_job() {
+    an_outage(Operation::Chat, 8).await;
+}

@@ -34,6 +34,8 @@ pub enum BudgetKey {
     Llm,
     /// GitHub, by installation; 0 is the personal token.
     Github(u64),
+    /// The git remote: no limit of its own, but a breaker.
+    Git,
 }
 
 impl BudgetKey {
@@ -42,6 +44,7 @@ impl BudgetKey {
         match self {
             BudgetKey::Llm => Provider::Llm,
             BudgetKey::Github(_) => Provider::Github,
+            BudgetKey::Git => Provider::Git,
         }
     }
 }
@@ -188,9 +191,11 @@ impl RateAccountant {
     }
 
     fn account(&mut self, key: &BudgetKey) -> &mut Account {
+        let unlimited = LimitSettings { requests_per_minute: 0, tokens_per_minute: 0, concurrency: 0 };
         let (limits, spacing) = match key {
             BudgetKey::Llm => (&self.llm_limits, self.llm_spacing),
             BudgetKey::Github(_) => (&self.github_limits, Duration::ZERO),
+            BudgetKey::Git => (&unlimited, Duration::ZERO),
         };
         let (breaker, start) = (&self.breaker, self.start);
         self.accounts.entry(key.clone()).or_insert_with(|| Account {
@@ -224,10 +229,6 @@ impl RateAccountant {
 impl Account {
     /// How long until a call of `tokens` could go.
     fn wait(&mut self, now: Tick, tokens: u64) -> Duration {
-        // Where all are refused one at a time is enough to find out when no longer.
-        if self.in_vain > 1 && self.budget.in_flight() > 0 {
-            return Duration::MAX;
-        }
         let spaced = self.last_sent.map_or(Duration::ZERO, |sent| (sent + self.spacing).saturating_sub(now));
         self.budget.wait(now, tokens).max(self.breaker.wait(now)).max(spaced)
     }
@@ -308,8 +309,7 @@ impl Account {
             Verdict::Fatal { why: FatalReason::Credentials } => Some((recheck, GateReason::Credentials)),
             Verdict::Retry { after: None } if failure.status == Some(429) => {
                 self.budget.rejected_without_hint(now);
-                // The callers' own backoff is the wait, unless that is in vain too.
-                Some((Duration::ZERO, GateReason::RateLimit))
+                None
             }
             Verdict::Retry { .. }
             | Verdict::Refresh
@@ -371,7 +371,7 @@ impl Handler<Metered<Report>> for RateAccountant {
                     GateReason::RateLimit | GateReason::SecondaryLimit => account.lengthened(wait, was_open),
                     GateReason::Quota | GateReason::Credentials | GateReason::Unavailable => wait,
                 };
-                if account.budget.close(now, now + wait, reason) && !wait.is_zero() {
+                if account.budget.close(now, now + wait, reason) {
                     log_closed(provider, wait, reason, failure);
                 }
             }

@@ -98,7 +98,12 @@ impl Town {
              agent.workspaces = {workspaces:?}\nlog.format = \"json\"\n",
             queue = self.queue_url,
         );
-        format!("{base}{}\n", self.extra)
+        // What a test says itself wins.
+        let key = |line: &str| line.split_once(" = ").map(|(key, _)| key.to_owned());
+        let own: Vec<_> = self.extra.lines().filter_map(key).collect();
+        let kept = base.lines().filter(|line| key(line).is_none_or(|key| !own.contains(&key)));
+        let kept: Vec<_> = kept.collect();
+        format!("{}\n{}\n", kept.join("\n"), self.extra)
     }
 
     /// Adds lines to the configuration of the workers that are started from here on.

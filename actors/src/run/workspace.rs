@@ -3,10 +3,12 @@
 use secrecy::SecretString;
 use steadfast_agent::workspace::{OpenSpec, Published, Workspace};
 use steadfast_core::failure::Failure;
+use steadfast_core::headers::Observed;
 use steadfast_core::journal::Event;
 use steadfast_core::retry::Attempt;
 
 use super::{Outcome, Run};
+use crate::accountant::BudgetKey;
 use crate::calls::CallError;
 use crate::github::{Describe, GetToken};
 
@@ -91,7 +93,8 @@ impl Run {
         self.with_token(|token| workspace.publish(branch, message, identity, token)).await
     }
 
-    /// Layer 2 around a git operation, each try with a token that is fresh.
+    /// Layer 2 around a git operation, each try with a token that is fresh and a permit: while the
+    /// remote fails, the job parks and no run is spent on it.
     async fn with_token<T, F>(&self, git: impl Fn(Option<SecretString>) -> F) -> Result<T, CallError>
     where
         F: Future<Output = Result<T, Failure>>,
@@ -101,11 +104,10 @@ impl Run {
         let attempt = async |attempt: Attempt| {
             let refresh = attempt.refresh;
             let token = self.deps.github.send(GetToken { target: self.target(), refresh }).await??;
-            tokio::select! {
-                biased;
-                () = patience.hard.cancelled() => Err(CallError::Stopped),
-                result = git(Some(token)) => Ok(result),
-            }
+            let order = self.claim.admitted_at;
+            let permit = self.deps.caller.permit(&BudgetKey::Git, 0, order, &patience).await?;
+            let run = async { (git(Some(token)).await, Observed::default()) };
+            self.deps.caller.exchange(permit, &patience, run, |_| None).await
         };
         self.deps.caller.retrying(policy, &patience, attempt).await
     }

@@ -101,22 +101,30 @@ impl GithubClient {
     /// Who we are when we use `token`: the App's bot, or the person. A token may work on a
     /// repository and yet not be told whose it is: then as much as is known.
     pub async fn identity(&self, token: &AccessToken) -> Exchange<Identity> {
-        let credential = token.credential();
-        let known = match credential {
-            Credential::Installation | Credential::AppJwt => &self.identities.bot,
-            Credential::Personal => &self.identities.person,
-        };
-        if let Some(identity) = known.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        if let Some(identity) = self.identity_at_hand(token) {
             return Exchange::unsent(Ok(identity));
         }
+        let credential = token.credential();
         let exchange = match credential {
             Credential::Installation | Credential::AppJwt => self.bot(token).await,
             Credential::Personal => self.person(token).await,
         };
         if let Ok(identity) = &exchange.result {
-            *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.clone());
+            *self.known(credential).lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.clone());
         }
         exchange
+    }
+
+    /// What [`GithubClient::identity`] would say without asking GitHub; `None` where it would ask.
+    pub fn identity_at_hand(&self, token: &AccessToken) -> Option<Identity> {
+        self.known(token.credential()).lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn known(&self, credential: Credential) -> &Mutex<Option<Identity>> {
+        match credential {
+            Credential::Installation | Credential::AppJwt => &self.identities.bot,
+            Credential::Personal => &self.identities.person,
+        }
     }
 
     /// Whose the personal token is.

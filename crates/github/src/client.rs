@@ -117,28 +117,43 @@ impl GithubClient {
         repo: &Repo,
         force_refresh: bool,
     ) -> Result<AccessToken, Failure> {
-        let missing = |text: &str| {
-            Err(unsent_failure(Operation::CreateToken, FatalReason::Credentials, text.to_owned()))
-        };
-        if installation == 0 {
-            return match &self.personal {
-                Some(token) => Ok(token.clone()),
-                None => missing(
-                    "the job names no installation (installationId 0) and no personal token is configured: \
-                     set github.token or github.token_file, or name the App's installation in the job",
-                ),
-            };
-        }
-        let Some(app) = &self.app else {
-            return missing(
-                "the job names an installation and no GitHub App is configured: set github.app_id \
-                 and github.private_key_file",
-            );
+        let app = match self.source(installation)? {
+            Source::Personal(token) => return Ok(token.clone()),
+            Source::App(app) => app,
         };
         let slot = self.tokens.slot(installation, repo);
         let margin = self.settings.token_margin;
         slot.get(force_refresh, margin, || self.server_now(), || self.fetch_token(app, installation, repo))
             .await
+    }
+
+    /// What [`GithubClient::token`] would say without asking GitHub; `None` where it would ask.
+    pub fn token_at_hand(&self, installation: u64, repo: &Repo) -> Option<Result<AccessToken, Failure>> {
+        match self.source(installation) {
+            Ok(Source::Personal(token)) => Some(Ok(token.clone())),
+            Ok(Source::App(_)) => self.tokens.slot(installation, repo).held(self.server_now()).map(Ok),
+            Err(failure) => Some(Err(failure)),
+        }
+    }
+
+    /// Where the token for an installation comes from.
+    fn source(&self, installation: u64) -> Result<Source<'_>, Failure> {
+        let missing =
+            |text: &str| unsent_failure(Operation::CreateToken, FatalReason::Credentials, text.to_owned());
+        if installation == 0 {
+            return self.personal.as_ref().map(Source::Personal).ok_or_else(|| {
+                missing(
+                    "the job names no installation (installationId 0) and no personal token is configured: \
+                     set github.token or github.token_file, or name the App's installation in the job",
+                )
+            });
+        }
+        self.app.as_ref().map(Source::App).ok_or_else(|| {
+            missing(
+                "the job names an installation and no GitHub App is configured: set github.app_id \
+                 and github.private_key_file",
+            )
+        })
     }
 
     async fn fetch_token(&self, app: &App, installation: u64, repo: &Repo) -> Result<AccessToken, Failure> {
@@ -183,6 +198,14 @@ impl GithubClient {
         let skew = self.skew.load(Ordering::Relaxed);
         Timestamp::from_millis(self.clock.now().millis().saturating_sub(skew))
     }
+}
+
+/// Where a token comes from.
+enum Source<'a> {
+    /// The configuration.
+    Personal(&'a AccessToken),
+    /// GitHub, asked by the App.
+    App(&'a App),
 }
 
 /// A failure of a call that was not sent.

@@ -79,6 +79,14 @@ impl TokenCache {
 }
 
 impl Slot {
+    /// The held token while it is fresh; `None` also while it is being renewed.
+    pub(crate) fn held(&self, now: Timestamp) -> Option<AccessToken> {
+        match self.last.try_lock().ok()?.as_ref()? {
+            Ok(held) if now < held.renew_at => Some(held.token.clone()),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// The held token while it is fresh, else what `fetch` brings. Whoever comes while a fetch is
     /// under way gets what that brings, be it a token or a failure: a hundred jobs that wait for a
     /// token that cannot be had ask once. `force` asks for one that is newer than the call.

@@ -233,3 +233,17 @@ async fn no_secret_is_in_what_is_printed() {
     assert!(!printed.contains("personal0123456789") && !printed.contains("PRIVATE"), "{printed}");
     assert!(!printed.contains("eyJ0"), "{printed}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_at_hand_is_what_would_be_given_without_asking() {
+    let (client, fake) = client(issuing());
+    assert!(client.token_at_hand(7, &repo()).is_none(), "nothing was made yet");
+    let made = client.token(7, &repo(), false).await.unwrap();
+    assert!(client.token_at_hand(7, &repo()).unwrap().unwrap().is(&made));
+    assert!(client.token_at_hand(8, &repo()).is_none(), "another installation's is another");
+    tokio::time::advance(Duration::from_secs(3301)).await;
+    assert!(client.token_at_hand(7, &repo()).is_none(), "it is to be renewed");
+    let personal = client.token_at_hand(0, &repo()).unwrap().unwrap();
+    assert!(personal.is(&client.token(0, &repo(), false).await.unwrap()));
+    assert_eq!(fake.asked().len(), 1, "a look asks nobody");
+}
