@@ -229,6 +229,10 @@ impl RateAccountant {
 impl Account {
     /// How long until a call of `tokens` could go.
     fn wait(&mut self, now: Tick, tokens: u64) -> Duration {
+        // Where all are refused one at a time is enough to find out when no longer.
+        if self.in_vain > 1 && self.budget.in_flight() > 0 {
+            return Duration::MAX;
+        }
         let spaced = self.last_sent.map_or(Duration::ZERO, |sent| (sent + self.spacing).saturating_sub(now));
         self.budget.wait(now, tokens).max(self.breaker.wait(now)).max(spaced)
     }
@@ -309,7 +313,8 @@ impl Account {
             Verdict::Fatal { why: FatalReason::Credentials } => Some((recheck, GateReason::Credentials)),
             Verdict::Retry { after: None } if failure.status == Some(429) => {
                 self.budget.rejected_without_hint(now);
-                None
+                // The callers' own backoff is the wait, unless that is in vain too.
+                Some((Duration::ZERO, GateReason::RateLimit))
             }
             Verdict::Retry { .. }
             | Verdict::Refresh
@@ -371,7 +376,7 @@ impl Handler<Metered<Report>> for RateAccountant {
                     GateReason::RateLimit | GateReason::SecondaryLimit => account.lengthened(wait, was_open),
                     GateReason::Quota | GateReason::Credentials | GateReason::Unavailable => wait,
                 };
-                if account.budget.close(now, now + wait, reason) {
+                if account.budget.close(now, now + wait, reason) && !wait.is_zero() {
                     log_closed(provider, wait, reason, failure);
                 }
             }

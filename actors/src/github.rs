@@ -180,11 +180,15 @@ impl Github {
 }
 
 impl Calls {
-    /// A token that is good now (layer 1b). Served from the cache without a permit; the permit of
-    /// the rare request is taken all the same, since nobody can tell beforehand.
+    /// A token that is good now (layer 1b). One that is at hand needs no permit: nothing is sent,
+    /// and the breaker must not take it for an answer of GitHub's.
     async fn token(&self, target: &Target, refresh: bool) -> Result<AccessToken, CallError> {
         let attempt = async |attempt: Attempt| {
             let force = refresh || attempt.refresh;
+            let at_hand = self.client.token_at_hand(target.installation, &target.repo);
+            if let Some(token) = at_hand.filter(|token| !force || token.is_err()) {
+                return Ok(token);
+            }
             let asked = async {
                 let token = self.client.token(target.installation, &target.repo, force).await;
                 (token, Observed::default())
@@ -291,6 +295,9 @@ impl Calls {
     async fn identity(&self, target: &Target) -> Result<Identity, CallError> {
         let attempt = async |attempt: Attempt| {
             let token = self.token(target, attempt.refresh).await?;
+            if let Some(identity) = self.client.identity_at_hand(&token) {
+                return Ok(Ok(identity));
+            }
             self.request(target, &token, async |token| self.client.identity(&token).await).await
         };
         self.caller.retrying(&self.policy, &target.patience, attempt).await
