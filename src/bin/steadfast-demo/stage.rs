@@ -1,5 +1,7 @@
 //! The stage: the simulated servers on loopback, and a folder with the worker's configuration.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,8 @@ impl Stage {
         let server = world.serve(listener).context("cannot serve the simulation")?;
         let folder = TempDir::with_prefix("steadfast-demo-").context("cannot make a folder")?;
         let path = folder.path().to_path_buf();
+        // Where the jail is level 2 and the worker root, commands are a user who must pass here.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o711))?;
         std::fs::write(path.join("app-key.pem"), SIMULATION_ONLY_PRIVATE_KEY)?;
         std::fs::write(
             path.join("config.toml"),
