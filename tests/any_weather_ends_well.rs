@@ -80,6 +80,10 @@ async fn play(plan: Plan) -> Story {
                     incidents += u32::from(wait > fleet.config.queue.lease / 3);
                     line(runner).iter().for_each(|line| line.lose_store(wait));
                 }
+                Happening::StoreDown { wait } => {
+                    incidents += u32::from(wait > fleet.config.queue.lease / 3);
+                    fleet.living().for_each(|runner| runner.line.lose_store(wait));
+                }
                 Happening::Freeze { runner, wait } => {
                     incidents += u32::from(wait > fleet.config.queue.lease / 3);
                     line(runner).iter().for_each(|line| line.freeze(wait));
@@ -146,6 +150,7 @@ fn seed(seed: u64) {
         paused(async move {
             let story = play(plan).await;
             verdict::judge(&story).await;
+            verdict::tell(&story);
         });
     }));
     if let Err(why) = played {

@@ -14,12 +14,32 @@ use crate::support::storm::{Death, Deathbed, Rates};
 /// Something that is done to the fleet.
 #[derive(Clone, Debug)]
 pub enum Happening {
-    Submit { id: String, issue: u64 },
-    Cancel { id: String },
-    LoseStore { runner: usize, wait: Duration },
-    Freeze { runner: usize, wait: Duration },
-    Die { runner: usize, death: Death },
-    Drain { runner: usize },
+    Submit {
+        id: String,
+        issue: u64,
+    },
+    Cancel {
+        id: String,
+    },
+    LoseStore {
+        runner: usize,
+        wait: Duration,
+    },
+    /// All of them at once.
+    StoreDown {
+        wait: Duration,
+    },
+    Freeze {
+        runner: usize,
+        wait: Duration,
+    },
+    Die {
+        runner: usize,
+        death: Death,
+    },
+    Drain {
+        runner: usize,
+    },
 }
 
 /// What the providers are like.
@@ -186,7 +206,8 @@ impl Dice {
     fn happening(&mut self, jobs: u64) -> Happening {
         let runner = self.of(0..4) as usize;
         match self.of(0..10) {
-            0 | 1 => Happening::LoseStore { runner, wait: self.secs(1..150) },
+            0 => Happening::LoseStore { runner, wait: self.secs(1..150) },
+            1 => Happening::StoreDown { wait: self.secs(1..150) },
             2 | 3 => Happening::Freeze { runner, wait: self.secs(1..150) },
             4..=6 => {
                 let at = self.pick(&[Deathbed::Append, Deathbed::Settle, Deathbed::Claim, Deathbed::Request]);

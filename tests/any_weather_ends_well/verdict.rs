@@ -9,7 +9,7 @@ use steadfast_core::effect::{EffectKey, marker};
 use steadfast_core::end::EndStatus;
 use steadfast_core::job::Job;
 use steadfast_core::journal::Step;
-use steadfast_sim::Records;
+use steadfast_sim::{Operation, Records, Rejection};
 use steadfast_store::{Inspection, State, Store};
 
 use super::Story;
@@ -28,12 +28,39 @@ pub async fn judge(story: &Story) {
         journal_leads_to_the_end(story, job, &now).await;
     }
     nothing_paid_twice_without_cause(story, &records);
+    nothing_wrong_was_sent(&records);
     assert_eq!(fleet.store.count().await.unwrap(), [0, 0, 0, story.jobs.len() as u64]);
     let took = fleet.drain().await;
     assert!(took < Duration::from_secs(1), "with nothing to do a drain took {took:?}: a slot is not free");
     for runner in fleet.living() {
         assert_eq!(*runner.running.escalation.borrow(), None, "{}", runner.line.name);
     }
+}
+
+/// One line for who plays seeds by hand.
+pub fn tell(story: &Story) {
+    let mut ends: BTreeMap<String, u32> = BTreeMap::new();
+    for found in &story.ended {
+        *ends.entry(format!("{} {}", field(found, "status"), field(found, "endReason"))).or_default() += 1;
+    }
+    let runs: u32 = story.ended.iter().map(|found| found.counts.runs).sum();
+    let crashes: u32 = story.ended.iter().map(|found| found.counts.crashes).sum();
+    let records = story.fleet.world.records();
+    let (faults, again) = (records.faults.len(), records.paid_twice());
+    let (seed, incidents) = (story.fleet.world.config().seed, story.incidents);
+    eprintln!(
+        "seed {seed}: {ends:?}, {runs} runs, {crashes} crashes, {incidents} incidents, {faults} faults, {again} asked again"
+    );
+}
+
+/// The servers refuse what is wrong in itself: nothing of that may have been sent.
+fn nothing_wrong_was_sent(records: &Records) {
+    let by_fault = |rejection: &&Rejection| rejection.why != "fault by script";
+    let wrong = |rejection: &&Rejection| matches!(rejection.status, 400 | 401 | 404..=422);
+    // A branch that is not seen yet, or a pull request that stands.
+    let pull = |rejection: &&Rejection| rejection.operation != Operation::PullCreate;
+    let wrong: Vec<_> = records.rejections.iter().filter(by_fault).filter(wrong).filter(pull).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 fn ended_as_it_may(story: &Story, found: &Inspection) {
