@@ -196,6 +196,11 @@ impl Git {
                 command.env(name, value);
             }
         }
+        // For this machine's own servers, as for all other requests: no proxy can reach them in our
+        // place.
+        if is_here(&self.remote) {
+            command.env("no_proxy", "*");
+        }
         command.env("LC_ALL", "C").env("HOME", "/nonexistent");
         command.env("GIT_DIR", &self.git_dir).env("GIT_WORK_TREE", &self.work_tree);
         command.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_ATTR_NOSYSTEM", "1");
@@ -220,6 +225,15 @@ impl Git {
     }
 }
 
+fn is_here(remote: &Url) -> bool {
+    match remote.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 /// A failure that no repeating mends.
 pub(crate) fn unusable(operation: &'static str, message: impl Into<String>) -> Failure {
     local(operation, Verdict::Fatal { why: FatalReason::Unusable }, message.into())
@@ -240,5 +254,41 @@ fn local(operation: &'static str, verdict: Verdict, message: String) -> Failure 
         request_id: None,
         maybe_charged: false,
         unhealthy: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_not_asked_for_this_machines_own_servers() {
+        for (remote, expected) in [
+            ("http://127.0.0.1:8080/o/r.git", Some("*")),
+            ("http://[::1]/o/r.git", Some("*")),
+            ("http://localhost/o/r.git", Some("*")),
+            ("https://github.com/o/r.git", std::env::var("no_proxy").ok().as_deref()),
+        ] {
+            let git = Git {
+                settings: GitSettings {
+                    program: "git".into(),
+                    fetch_timeout: Duration::ZERO,
+                    push_timeout: Duration::ZERO,
+                    timeout: Duration::ZERO,
+                    max_file_bytes: bytesize::ByteSize::mb(1),
+                    allow_workflows: false,
+                    max_changed_files: 1,
+                    max_patch_bytes: bytesize::ByteSize::mb(1),
+                },
+                git_dir: "/g".into(),
+                work_tree: "/w".into(),
+                remote: remote.parse().unwrap(),
+            };
+            let mut command = Command::new("git");
+            git.environment(&mut command, None);
+            let no_proxy = command.get_envs().find(|(name, _)| *name == "no_proxy");
+            let value = no_proxy.and_then(|(_, value)| value?.to_str());
+            assert_eq!(value, expected, "{remote}");
+        }
     }
 }
