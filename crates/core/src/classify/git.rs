@@ -111,10 +111,13 @@ pub fn classify(operation: &'static str, exit: Option<i32>, stderr: &str, is_pus
             None => unexplained,
         },
     };
-    let message = match exit {
+    let mut message = match exit {
         None => format!("stopped before it ended: {}", last_words(stderr)),
         Some(code) => format!("git ended with {code}: {}", last_words(stderr)),
     };
+    if words.contains("couldn't find remote ref") {
+        message.push_str("; there is no such branch, or the repository is empty");
+    }
     let server_failed = matches!(status, Some(408 | 500..=599)) || words.contains("internal server error");
     Failure {
         verdict,
@@ -153,6 +156,17 @@ fn last_words(stderr: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_repository_is_named_as_a_likely_cause() {
+        let failure =
+            classify("fetch", Some(128), "fatal: couldn't find remote ref refs/heads/main\n", false);
+        assert_eq!(
+            failure.message,
+            "git ended with 128: fatal: couldn't find remote ref refs/heads/main; there is no such branch, \
+             or the repository is empty"
+        );
+    }
 
     const VERIFY: Verdict = Verdict::Verify;
     const REFRESH: Verdict = Verdict::Refresh;
