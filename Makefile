@@ -1,8 +1,10 @@
 # The habits. `make` alone lists them.
 
 # What the simulation, the tests and the agent's jail need beside Rust.
-NEEDS := git redis-server bwrap
-PACKAGES := git redis-server bubblewrap
+NEEDS := git redis-server bwrap cc
+PACKAGES := git redis-server bubblewrap gcc libc6-dev ca-certificates
+# The HTTP client does not start without any authority to trust, not even towards loopback.
+CERTIFICATES := /etc/ssl/certs/ca-certificates.crt
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -12,12 +14,14 @@ help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 .PHONY: setup
-setup: ## install what is missing: git, redis-server (tests), bubblewrap (the jail for commands)
+setup: ## install what is missing: git, redis-server (tests), bubblewrap (the jail), a C compiler
 	@missing=; for need in $(NEEDS); do command -v $$need >/dev/null || missing="$$missing $$need"; done; \
+	if command -v apt-get >/dev/null && [ ! -e $(CERTIFICATES) ]; then missing="$$missing ca-certificates"; fi; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	echo "missing:$$missing"; \
 	echo "  git drives the workspaces, redis-server is the queue in tests and 'make demo --redis',"; \
-	echo "  bubblewrap (bwrap) is the jail in which the agent's commands run"; \
+	echo "  bubblewrap (bwrap) is the jail in which the agent's commands run,"; \
+	echo "  a C compiler builds SQLite and links, ca-certificates say which servers to trust"; \
 	if ! command -v apt-get >/dev/null; then \
 		echo "this is no Debian or Ubuntu: install git, redis and bubblewrap with your package manager" >&2; exit 1; fi; \
 	if [ -n "$(SUDO)" ] && ! command -v sudo >/dev/null; then \
