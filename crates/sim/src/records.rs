@@ -194,12 +194,6 @@ impl Records {
         self.chats.iter().filter(|chat| chat.status == status).count()
     }
 
-    /// Tokens of all answered model calls.
-    pub fn tokens_used(&self) -> u64 {
-        let answered = self.chats.iter().filter(|chat| chat.status == 200);
-        answered.map(|chat| chat.prompt_tokens + chat.completion_tokens).sum()
-    }
-
     pub(crate) fn chat(&mut self, record: ChatRecord) -> Option<usize> {
         let index = self.chats.len();
         Self::keep(&mut self.chats, record, &mut self.not_kept);
