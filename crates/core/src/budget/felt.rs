@@ -1,0 +1,271 @@
+//! What was accepted and rejected, as a teacher: the rate of a bucket, the kind of a window, how
+//! much it takes.
+//!
+//! A bucket's rate is cut by a tenth at a rejection and grows with each answer, so that about one
+//! in twenty is rejected while the limit is being felt for, and none once a stated limit is
+//! reached. A window's size is what was accepted in it until the first rejection.
+
+use std::time::Duration;
+
+use super::door::Opening;
+use super::lane::{Edge, Lane, MINUTE};
+use super::{Kind, Source, Tick};
+
+/// Requests a second that a limit is felt for with at first; doubles each second.
+const FIRST_RATE: f64 = 2.0;
+/// ln 2: a rate of this share of all that was sent doubles each second.
+const DOUBLING: f64 = std::f64::consts::LN_2;
+/// What a rejection leaves of a bucket's rate.
+const CUT: f64 = 0.9;
+/// What an answer adds to it, as a share; grows while nothing is rejected.
+const GROWTH: f64 = 0.003;
+const MOST_GROWTH: f64 = 0.02;
+/// Rejections in a row that are no bucket's.
+const SHUT_AFTER: u32 = 4;
+/// A closure shorter than this, or than four requests' worth of time, is a bucket's.
+const WINDOW_SHUT: Duration = Duration::from_secs(5);
+const WINDOW_WORTH: f64 = 4.0;
+/// A period within a tenth of a minute is a minute.
+const SNAP: f64 = 0.1;
+/// How much more than a window took is tried, as a share, and the most windows between tries.
+const TRY: f64 = 0.03;
+const MOST_BACKOFF: u32 = 8;
+/// Requests a minute below which a felt rate never falls.
+const SLOWEST: f64 = 1.0;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Felt {
+    /// When this cycle began, from opening to opening; and whether with an opening.
+    began: Tick,
+    from_opening: bool,
+    accepted: f64,
+    sent: f64,
+    last_sent: Option<Tick>,
+    /// What was sent before this was sent before we knew better.
+    known_at: Tick,
+    in_a_row: u32,
+    clean: u32,
+    try_share: f64,
+    backoff: u32,
+    next_try: Tick,
+    trying: bool,
+}
+
+impl Felt {
+    pub fn new(now: Tick) -> Self {
+        Felt {
+            began: now,
+            from_opening: false,
+            accepted: 0.0,
+            sent: 0.0,
+            last_sent: None,
+            known_at: Duration::ZERO,
+            in_a_row: 0,
+            clean: 0,
+            try_share: TRY,
+            backoff: 1,
+            next_try: now,
+            trying: false,
+        }
+    }
+
+    /// While nothing is known, the rate doubles each second.
+    pub fn wait(&self, now: Tick, lane: &Lane) -> Duration {
+        if lane.most.is_finite() {
+            return Duration::ZERO;
+        }
+        let gap = Duration::from_secs_f64(1.0 / (FIRST_RATE + DOUBLING * self.sent));
+        self.last_sent.map_or(Duration::ZERO, |sent| (sent + gap).saturating_sub(now))
+    }
+
+    pub fn sent(&mut self, now: Tick) {
+        if self.last_sent.is_none() {
+            self.began = now;
+        }
+        self.sent += 1.0;
+        self.accepted += 1.0;
+        self.last_sent = Some(now);
+    }
+
+    pub fn accepted(&mut self, now: Tick, sent: Tick, lane: &mut Lane) {
+        if lane.most.is_infinite() || sent < self.known_at {
+            return;
+        }
+        self.in_a_row = 0;
+        self.clean = self.clean.saturating_add(1);
+        let below = lane.cap.is_none_or(|cap| lane.most < cap);
+        if !below {
+            return;
+        }
+        match lane.kind {
+            Kind::Bucket if lane.is_pressed() => {
+                let growth = (GROWTH * (1.0 + f64::from(self.clean) / 20.0)).min(MOST_GROWTH);
+                self.raise(lane, 1.0 + growth, 0.0);
+            }
+            Kind::Bucket => {}
+            Kind::Fixed | Kind::Rolling => {
+                let spent = if lane.edge.is_some() && lane.kind == Kind::Fixed { lane.in_window } else { lane.rolling };
+                if spent + 1.0 > lane.most && now >= self.next_try {
+                    if self.trying {
+                        self.try_share = (self.try_share * 2.0).min(0.5);
+                        self.backoff = 1;
+                    }
+                    self.trying = true;
+                    self.raise(lane, 1.0 + self.try_share, 1.0);
+                    self.next_try = now + lane.window * self.backoff;
+                }
+            }
+        }
+    }
+
+    fn raise(&self, lane: &mut Lane, factor: f64, plus: f64) {
+        let raised = lane.most * factor + plus;
+        lane.most = lane.cap.map_or(raised, |cap| raised.min(cap));
+    }
+
+    /// A window took no more than `most`.
+    fn size(&mut self, now: Tick, lane: &mut Lane, most: f64) {
+        if self.trying {
+            self.backoff = (self.backoff * 2).min(MOST_BACKOFF);
+        }
+        self.trying = false;
+        self.try_share = TRY;
+        lane.most = lane.cap.map_or(most, |cap| most.min(cap)).max(1.0);
+        if lane.cap.is_none() {
+            lane.source = Source::Felt;
+        }
+        self.next_try = now + lane.window * self.backoff;
+    }
+
+    /// Returns whether the door closes.
+    pub fn rejected(&mut self, now: Tick, sent: Tick, hint: Option<Duration>, lane: &mut Lane) -> bool {
+        self.accepted = (self.accepted - 1.0).max(0.0);
+        if sent < self.known_at {
+            return false;
+        }
+        self.clean = 0;
+        self.known_at = now;
+        match lane.kind {
+            Kind::Bucket if lane.most.is_infinite() => true,
+            Kind::Bucket => {
+                self.in_a_row += 1;
+                let long = hint.is_some_and(|hint| hint >= WINDOW_SHUT);
+                if long || self.in_a_row >= SHUT_AFTER {
+                    self.in_a_row = 0;
+                    return true;
+                }
+                lane.most = (lane.most * CUT).max(SLOWEST);
+                lane.drain(now, hint.unwrap_or(Duration::ZERO));
+                false
+            }
+            Kind::Fixed => self.window_rejected(now, sent, lane),
+            Kind::Rolling => {
+                if lane.rolling >= lane.most * 0.97 && !self.trying {
+                    lane.widen_guard();
+                }
+                let held = lane.rolling;
+                self.size(now, lane, held);
+                false
+            }
+        }
+    }
+
+    fn window_rejected(&mut self, now: Tick, sent: Tick, lane: &mut Lane) -> bool {
+        let Some(edge) = lane.edge else {
+            if lane.most.is_infinite() || lane.cap.is_none() {
+                let held = lane.rolling;
+                self.size(now, lane, held);
+            }
+            return true;
+        };
+        let felt = lane.kind_source == Source::Felt;
+        let spent = lane.in_window;
+        if felt && spent < lane.most * 0.5 && lane.rolling >= lane.most * 0.9 {
+            lane.kind = Kind::Rolling;
+            let held = lane.rolling;
+            self.size(now, lane, held);
+            return false;
+        }
+        let late = sent.saturating_sub(edge.hi) < lane.guard * 4;
+        if late && spent < lane.most * 0.5 {
+            lane.widen_guard();
+            lane.edge = Some(Edge { lo: edge.lo, hi: edge.hi + lane.guard });
+            return true;
+        }
+        self.size(now, lane, spent);
+        true
+    }
+
+    /// The door opened: from opening to opening is a cycle, and what was accepted in it tells the
+    /// rate, whatever the kind.
+    pub fn opened(&mut self, opening: Opening, lane: &mut Lane) {
+        let cycle = opening.at.saturating_sub(self.began).as_secs_f64().max(1e-3);
+        let shut = opening.at.saturating_sub(opening.since);
+        // The probe belongs to the next cycle.
+        let accepted = (self.accepted - 1.0).max(1.0);
+        if opening.teaches {
+            match (lane.kind_source, lane.kind) {
+                (Source::Config | Source::Headers, Kind::Bucket | Kind::Rolling) => {
+                    if lane.most.is_infinite() {
+                        self.guess_rate(accepted, cycle, shut, lane, opening.at);
+                    }
+                }
+                (Source::Config | Source::Headers, Kind::Fixed) => self.found_edge(opening, lane),
+                (Source::Felt | Source::Assumed, _) => {
+                    self.classify(opening, accepted, cycle, shut, lane);
+                }
+            }
+        }
+        self.began = opening.at;
+        self.from_opening = opening.teaches;
+        self.accepted = 1.0;
+        self.sent = 0.0;
+        self.in_a_row = 0;
+        self.known_at = opening.at;
+    }
+
+    fn guess_rate(&mut self, accepted: f64, cycle: f64, shut: Duration, lane: &mut Lane, at: Tick) {
+        let rate = (accepted / cycle).min(2.0 / shut.as_secs_f64().max(1e-3));
+        let most = rate * lane.window.as_secs_f64();
+        lane.most = lane.cap.map_or(most, |cap| most.min(cap)).max(SLOWEST);
+        if lane.cap.is_none() {
+            lane.source = Source::Felt;
+        }
+        lane.drain(at, Duration::ZERO);
+    }
+
+    fn classify(&mut self, opening: Opening, accepted: f64, cycle: f64, shut: Duration, lane: &mut Lane) {
+        let worth = shut.as_secs_f64() * accepted / cycle;
+        let window = shut >= WINDOW_SHUT && worth > WINDOW_WORTH;
+        if window {
+            if lane.kind != Kind::Fixed {
+                lane.kind = Kind::Fixed;
+                lane.edge = None;
+                let minute = MINUTE.as_secs_f64();
+                let first = !self.from_opening && cycle < minute;
+                let near = (cycle - minute).abs() < minute * SNAP;
+                lane.window = if first || near { MINUTE } else { Duration::from_secs_f64(cycle) };
+                self.size(opening.at, lane, accepted);
+            }
+            lane.kind_source = Source::Felt;
+            self.found_edge(opening, lane);
+        } else if lane.kind == Kind::Fixed && shut >= WINDOW_SHUT {
+            self.found_edge(opening, lane);
+        } else if lane.kind == Kind::Bucket || accepted < 4.0 {
+            lane.kind = Kind::Bucket;
+            lane.kind_source = Source::Felt;
+            lane.window = MINUTE;
+            self.guess_rate(accepted, cycle, shut, lane, opening.at);
+        } else {
+            self.found_edge(opening, lane);
+        }
+    }
+
+    fn found_edge(&self, opening: Opening, lane: &mut Lane) {
+        let hi = opening.at;
+        let before = lane.edge.map(|edge| edge.lo + lane.window).filter(|lo| *lo <= hi);
+        let lo = opening.rejected.or(before).unwrap_or(opening.since).min(hi);
+        lane.set_edge(Edge { lo, hi });
+    }
+}
