@@ -25,6 +25,8 @@ pub(super) struct Opening {
     pub since: Tick,
     /// The last probe that was rejected.
     pub rejected: Option<Tick>,
+    /// Whether the server named the time: then how long it took says nothing of the limit.
+    pub named: bool,
     /// Whether a rejection or the count closed it: else it says nothing of the limit.
     pub teaches: bool,
 }
@@ -109,8 +111,9 @@ impl Door {
             return (probe + self.quiet).saturating_sub(now).max(Duration::from_millis(1));
         }
         let blind = shut.last + shut.gap;
-        let next = shut.named.or_else(|| lane.expected(shut.last)).unwrap_or_else(|| {
-            lane.oldest_leaves().filter(|at| *at > shut.last).map_or(blind, |at| at.min(blind))
+        let next = shut.named.unwrap_or_else(|| match lane.expected(shut.last) {
+            Some(expected) => lane.may_grow(shut.last).map_or(expected, |at| at.min(expected)),
+            None => lane.oldest_leaves().filter(|at| *at > shut.last).map_or(blind, |at| at.min(blind)),
         });
         next.saturating_sub(now)
     }
@@ -159,7 +162,7 @@ impl Door {
     fn open(&mut self) -> Option<Opening> {
         let shut = self.shut.take()?;
         let (since, rejected, teaches) = (shut.since, shut.rejected, shut.teaches);
-        Some(Opening { at: shut.probe?, since, rejected, teaches })
+        Some(Opening { at: shut.probe?, since, rejected, named: shut.named.is_some(), teaches })
     }
 
     /// The provider answered: a gate that taught nothing is forgotten.

@@ -12,13 +12,16 @@ use super::lane::{Edge, Lane, MINUTE};
 use super::{Kind, Source, Tick};
 
 /// Requests a second that a limit is felt for with at first; doubles each second.
-const FIRST_RATE: f64 = 2.0;
+const FIRST_RATE: f64 = 6.0;
 /// ln 2: a rate of this share of all that was sent doubles each second.
 const DOUBLING: f64 = std::f64::consts::LN_2;
-/// What a rejection leaves of a bucket's rate.
+/// What a rejection leaves of a bucket's rate, where too little was accepted since the last to
+/// measure it; and what it leaves of the rate that was measured.
 const CUT: f64 = 0.9;
-/// What an answer adds to it, as a share; grows while nothing is rejected.
-const GROWTH: f64 = 0.003;
+const MEASURED_CUT: f64 = 0.98;
+const ENOUGH_TO_MEASURE: u32 = 12;
+/// What an answer adds to the rate, as a share; grows while nothing is rejected.
+const GROWTH: f64 = 0.0005;
 const MOST_GROWTH: f64 = 0.02;
 /// Rejections in a row that are no bucket's.
 const SHUT_AFTER: u32 = 4;
@@ -27,9 +30,11 @@ const WINDOW_SHUT: Duration = Duration::from_secs(5);
 const WINDOW_WORTH: f64 = 4.0;
 /// A period within a tenth of a minute is a minute.
 const SNAP: f64 = 0.1;
-/// How much more than a window took is tried, as a share, and the most windows between tries.
-const TRY: f64 = 0.03;
-const MOST_BACKOFF: u32 = 8;
+/// How much more than a window took is tried at first, as a share; doubles with each that is let
+/// in. And the most windows between tries: of a small window, a try is a large part.
+const TRY: f64 = 0.01;
+const MOST_BACKOFF: u32 = 4;
+const SMALL: f64 = 200.0;
 /// Requests a minute below which a felt rate never falls.
 const SLOWEST: f64 = 1.0;
 
@@ -46,10 +51,11 @@ pub(super) struct Felt {
     known_at: Tick,
     in_a_row: u32,
     clean: u32,
-    try_share: f64,
+    extra: f64,
     backoff: u32,
     next_try: Tick,
-    trying: bool,
+    tried: Option<Tick>,
+    cut_at: Option<Tick>,
 }
 
 impl Felt {
@@ -63,10 +69,11 @@ impl Felt {
             known_at: Duration::ZERO,
             in_a_row: 0,
             clean: 0,
-            try_share: TRY,
+            extra: 1.0,
             backoff: 1,
             next_try: now,
-            trying: false,
+            tried: None,
+            cut_at: None,
         }
     }
 
@@ -100,42 +107,48 @@ impl Felt {
         }
         match lane.kind {
             Kind::Bucket if lane.is_pressed() => {
-                let growth = (GROWTH * (1.0 + f64::from(self.clean) / 20.0)).min(MOST_GROWTH);
-                self.raise(lane, 1.0 + growth, 0.0);
+                let growth = (GROWTH * (1.0 + f64::from(self.clean) / 10.0)).min(MOST_GROWTH);
+                self.raise(lane, lane.most * (1.0 + growth));
             }
             Kind::Bucket => {}
-            Kind::Fixed | Kind::Rolling => {
-                let spent = if lane.edge.is_some() && lane.kind == Kind::Fixed { lane.in_window } else { lane.rolling };
-                if spent + 1.0 > lane.most && now >= self.next_try {
-                    if self.trying {
-                        self.try_share = (self.try_share * 2.0).min(0.5);
-                        self.backoff = 1;
-                    }
-                    self.trying = true;
-                    self.raise(lane, 1.0 + self.try_share, 1.0);
-                    self.next_try = now + lane.window * self.backoff;
-                }
-            }
+            Kind::Fixed | Kind::Rolling => self.try_more(now, sent, lane),
         }
     }
 
-    fn raise(&self, lane: &mut Lane, factor: f64, plus: f64) {
-        let raised = lane.most * factor + plus;
+    /// A full window is tried with a little more; what is let in is tried with twice that.
+    fn try_more(&mut self, now: Tick, sent: Tick, lane: &mut Lane) {
+        let fixed = lane.edge.is_some() && lane.kind == Kind::Fixed;
+        let spent = if fixed { lane.in_window } else { lane.rolling };
+        if spent + 1.0 <= lane.most {
+            return;
+        }
+        match self.tried {
+            Some(tried) if sent > tried => self.extra *= 2.0,
+            Some(tried) if now < tried + lane.window => return,
+            Some(_) => self.extra = 1.0,
+            None if now < self.next_try => return,
+            None => self.extra = (lane.most * TRY).max(1.0),
+        }
+        self.tried = Some(now);
+        self.raise(lane, lane.most.floor() + self.extra.floor());
+    }
+
+    fn raise(&self, lane: &mut Lane, raised: f64) {
         lane.most = lane.cap.map_or(raised, |cap| raised.min(cap));
     }
 
     /// A window took no more than `most`.
     fn size(&mut self, now: Tick, lane: &mut Lane, most: f64) {
-        if self.trying {
-            self.backoff = (self.backoff * 2).min(MOST_BACKOFF);
-        }
-        self.trying = false;
-        self.try_share = TRY;
+        // A try that was refused at once; one that was let in calls for the next soon.
+        let refused = self.tried.take().is_some() && self.extra <= (lane.most * TRY).max(1.0);
+        let small = most < SMALL;
+        self.backoff = if refused && small { (self.backoff * 2).min(MOST_BACKOFF) } else { 1 };
         lane.most = lane.cap.map_or(most, |cap| most.min(cap)).max(1.0);
         if lane.cap.is_none() {
             lane.source = Source::Felt;
         }
-        self.next_try = now + lane.window * self.backoff;
+        // A little before the window is over: the next may open at once.
+        self.next_try = now + (lane.window * self.backoff).saturating_sub(lane.window / 2);
     }
 
     /// Returns whether the door closes.
@@ -144,7 +157,7 @@ impl Felt {
         if sent < self.known_at {
             return false;
         }
-        self.clean = 0;
+        let clean = std::mem::take(&mut self.clean);
         self.known_at = now;
         match lane.kind {
             Kind::Bucket if lane.most.is_infinite() => true,
@@ -155,19 +168,32 @@ impl Felt {
                     self.in_a_row = 0;
                     return true;
                 }
-                lane.most = (lane.most * CUT).max(SLOWEST);
+                lane.most = self.cut(now, clean, lane).max(SLOWEST);
                 lane.drain(now, hint.unwrap_or(Duration::ZERO));
                 false
             }
             Kind::Fixed => self.window_rejected(now, sent, lane),
             Kind::Rolling => {
-                if lane.rolling >= lane.most * 0.97 && !self.trying {
+                if lane.rolling >= lane.most * 0.97 && self.tried.is_none() {
                     lane.widen_guard();
                 }
                 let held = lane.rolling;
                 self.size(now, lane, held);
-                false
+                true
             }
+        }
+    }
+
+    /// From one rejection to the next a bucket lets in what it refills: that is its rate.
+    fn cut(&mut self, now: Tick, clean: u32, lane: &Lane) -> f64 {
+        let since = self.cut_at.replace(now).map(|at| now.saturating_sub(at).as_secs_f64());
+        let cut = lane.most * CUT;
+        match since {
+            Some(since) if clean >= ENOUGH_TO_MEASURE && since > 0.0 => {
+                let measured = f64::from(clean) / since * lane.window.as_secs_f64();
+                (measured * MEASURED_CUT).clamp(cut, lane.most * MEASURED_CUT)
+            }
+            Some(_) | None => cut,
         }
     }
 
@@ -185,7 +211,7 @@ impl Felt {
             lane.kind = Kind::Rolling;
             let held = lane.rolling;
             self.size(now, lane, held);
-            return false;
+            return true;
         }
         let late = sent.saturating_sub(edge.hi) < lane.guard * 4;
         if late && spent < lane.most * 0.5 {
@@ -208,7 +234,7 @@ impl Felt {
             match (lane.kind_source, lane.kind) {
                 (Source::Config | Source::Headers, Kind::Bucket | Kind::Rolling) => {
                     if lane.most.is_infinite() {
-                        self.guess_rate(accepted, cycle, shut, lane, opening.at);
+                        self.guess_rate(accepted, cycle, opening, lane);
                     }
                 }
                 (Source::Config | Source::Headers, Kind::Fixed) => self.found_edge(opening, lane),
@@ -225,20 +251,24 @@ impl Felt {
         self.known_at = opening.at;
     }
 
-    fn guess_rate(&mut self, accepted: f64, cycle: f64, shut: Duration, lane: &mut Lane, at: Tick) {
-        let rate = (accepted / cycle).min(2.0 / shut.as_secs_f64().max(1e-3));
+    fn guess_rate(&mut self, accepted: f64, cycle: f64, opening: Opening, lane: &mut Lane) {
+        let shut = opening.at.saturating_sub(opening.since).as_secs_f64().max(1e-3);
+        let refill = if opening.named { f64::INFINITY } else { 2.0 / shut };
+        let rate = (accepted / cycle).min(refill);
         let most = rate * lane.window.as_secs_f64();
         lane.most = lane.cap.map_or(most, |cap| most.min(cap)).max(SLOWEST);
         if lane.cap.is_none() {
             lane.source = Source::Felt;
         }
-        lane.drain(at, Duration::ZERO);
+        lane.drain(opening.at, Duration::ZERO);
     }
 
     fn classify(&mut self, opening: Opening, accepted: f64, cycle: f64, shut: Duration, lane: &mut Lane) {
         let worth = shut.as_secs_f64() * accepted / cycle;
         let window = shut >= WINDOW_SHUT && worth > WINDOW_WORTH;
-        if window {
+        if lane.kind == Kind::Rolling {
+            // Its log says all.
+        } else if window {
             if lane.kind != Kind::Fixed {
                 lane.kind = Kind::Fixed;
                 lane.edge = None;
@@ -256,16 +286,33 @@ impl Felt {
             lane.kind = Kind::Bucket;
             lane.kind_source = Source::Felt;
             lane.window = MINUTE;
-            self.guess_rate(accepted, cycle, shut, lane, opening.at);
+            self.guess_rate(accepted, cycle, opening, lane);
         } else {
             self.found_edge(opening, lane);
         }
     }
 
-    fn found_edge(&self, opening: Opening, lane: &mut Lane) {
-        let hi = opening.at;
-        let before = lane.edge.map(|edge| edge.lo + lane.window).filter(|lo| *lo <= hi);
-        let lo = opening.rejected.or(before).unwrap_or(opening.since).min(hi);
-        lane.set_edge(Edge { lo, hi });
+    fn found_edge(&mut self, opening: Opening, lane: &mut Lane) {
+        let Some(edge) = lane.edge else {
+            let lo = opening.rejected.unwrap_or(opening.since).min(opening.at);
+            lane.set_edge(Edge { lo, hi: opening.at });
+            return;
+        };
+        // The edge may have been moved on already, for its time had come.
+        let back = if edge.lo > opening.at { lane.window } else { Duration::ZERO };
+        let (lo, hi) = (edge.lo.saturating_sub(back), edge.hi.saturating_sub(back));
+        let next = lo + lane.window;
+        if opening.at + lane.guard < next && opening.at > hi + lane.guard {
+            // In the middle of a window: it takes more than it did.
+            if opening.since > hi {
+                self.tried = Some(opening.at);
+                self.extra = (lane.most * TRY).max(1.0);
+                self.raise(lane, lane.in_window + self.extra.floor());
+            }
+            return;
+        }
+        let known = if next <= opening.at { next } else { lo };
+        let lo = opening.rejected.map_or(known, |at| at.max(known)).min(opening.at);
+        lane.set_edge(Edge { lo, hi: opening.at });
     }
 }

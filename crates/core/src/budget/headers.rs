@@ -10,7 +10,8 @@ use crate::headers::Window;
 /// Answers that the kind is told from.
 const ENOUGH: usize = 6;
 const KEPT: usize = 12;
-/// Seconds that they must span, and requests that must have been spent meanwhile.
+/// Seconds that two are apart at least, and all together.
+const APART: f64 = 0.1;
 const SPAN: f64 = 1.0;
 /// Seconds within which a quantity counts as constant.
 const CONSTANT: f64 = 1.0;
@@ -40,14 +41,11 @@ impl Told {
             lane.state(limit, length(self.longest), Source::Headers);
         }
         if let (Some(remaining), Some(reset)) = (window.remaining, window.reset) {
-            self.seen.push_back(Seen {
+            self.note(Seen {
                 sent: sent.as_secs_f64(),
                 remaining: remaining as f64,
                 reset: reset.as_secs_f64(),
             });
-            if self.seen.len() > KEPT {
-                self.seen.pop_front();
-            }
             self.tell_kind(lane);
             let told = lane.kind == Kind::Fixed && lane.kind_source != Source::Felt;
             if told && reset > Duration::ZERO {
@@ -60,6 +58,16 @@ impl Told {
         // A window that is used up is closed until its reset; a bucket refills at once.
         let closed = matches!(window.remaining, Some(0)) && lane.kind_source == Source::Assumed;
         window.reset.filter(|_| closed).map(|reset| (sent + reset).max(now))
+    }
+
+    fn note(&mut self, seen: Seen) {
+        if self.seen.back().is_some_and(|last| (seen.sent - last.sent).abs() < APART) {
+            return;
+        }
+        self.seen.push_back(seen);
+        if self.seen.len() > KEPT {
+            self.seen.pop_front();
+        }
     }
 
     /// A fixed window's reset is an instant, a rolling one's a constant, a bucket's grows with

@@ -14,6 +14,9 @@ const LAST_GUARD: Duration = Duration::from_secs(2);
 /// A window is spent over no less than this part of it: limits are often enforced in pieces.
 const SPREAD: f64 = 20.0;
 
+/// Probes in a shut window are this many windows apart, over its size: two in a hundred requests.
+const PROBE_SHARE: f64 = 50.0;
+
 /// When a fixed window opens, as an interval: rejected at `lo`, accepted at `hi`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Edge {
@@ -46,6 +49,7 @@ pub(super) struct Lane {
     at: Tick,
     log: VecDeque<(Tick, f64)>,
     last_sent: Option<Tick>,
+    held_until: Tick,
 }
 
 impl Lane {
@@ -75,6 +79,7 @@ impl Lane {
             at: now,
             log: VecDeque::new(),
             last_sent: None,
+            held_until: Duration::ZERO,
         };
         lane.level = lane.room();
         lane
@@ -139,12 +144,13 @@ impl Lane {
         }
         match (self.kind, self.edge) {
             (Kind::Bucket, _) => {
+                let held = self.held_until.saturating_sub(now);
                 let missing = amount.min(self.room()) - self.level;
                 // Short by less than a millionth is floating point, not a debt.
                 if missing <= 1e-6 {
-                    return Duration::ZERO;
+                    return held;
                 }
-                Duration::try_from_secs_f64(missing / self.rate()).unwrap_or(Duration::MAX)
+                Duration::try_from_secs_f64(missing / self.rate()).unwrap_or(Duration::MAX).max(held)
             }
             (Kind::Fixed, Some(edge)) => {
                 let full = self.in_window > 0.0 && self.in_window + amount > self.most + 1e-6;
@@ -200,6 +206,13 @@ impl Lane {
             // A first guess, before anything is known: a minute after the first that still counts.
             (Kind::Fixed, None) | (Kind::Bucket | Kind::Rolling, _) => None,
         }
+    }
+
+    /// When to look whether a window that was felt for takes more than it did; in a small one, a
+    /// probe is a large part.
+    pub fn may_grow(&self, last: Tick) -> Option<Tick> {
+        let gap = self.window.mul_f64((PROBE_SHARE / self.most).max(1.0 / 12.0));
+        (self.kind_source == Source::Felt && self.cap.is_none()).then_some(last + gap)
     }
 
     /// When the oldest that still counts would leave a window of a minute.
@@ -277,11 +290,12 @@ impl Lane {
         }
     }
 
-    /// A rejection says that nothing is left: the next goes after `wait`, or a unit's time.
+    /// A rejection says that nothing is left. Nothing goes before `wait` has passed; what a bucket
+    /// refills meanwhile is ours.
     pub fn drain(&mut self, now: Tick, wait: Duration) {
         self.advance(now);
-        let owed = 1.0 - wait.as_secs_f64() * self.rate();
-        self.level = self.level.min(owed.min(0.0));
+        self.level = self.level.min(0.0);
+        self.held_until = now.saturating_add(wait);
     }
 
     /// Requests came closer together than they were sent.

@@ -119,6 +119,12 @@ impl Meter {
         }
     }
 
+    /// Somebody else takes one, as long as anything like it is left.
+    pub fn seize(&mut self, now: f64) {
+        self.advance(now);
+        self.charge(now, 1.0);
+    }
+
     /// The usage of a request let in at `at` turned out to be another.
     pub fn correct(&mut self, now: f64, at: f64, by: f64) {
         self.advance(now);

@@ -221,7 +221,8 @@ impl World<'_> {
         let took = if answer.accepted { call.latency } else { 0.01 };
         let index = self.answers.len();
         self.answers.push(Some((answer, now)));
-        let back = if self.policy == Policy::Pacer { 0.0 } else { back };
+        let there = if self.policy == Policy::Pacer { 0.02 + 0.04 * self.random.unit() } else { 0.0 };
+        let back = back + there;
         self.at(now + micros(took + back), Event::Answer { job, sent, index });
     }
 
@@ -249,12 +250,12 @@ impl World<'_> {
         self.run.mean_completion /= self.run.done.max(1) as f64;
     }
 
-    /// Two fifths and three fifths of the key, in turn.
+    /// Two fifths and three fifths of the key, in turn, whatever we do.
     fn stranger(&mut self, now: u64) {
         let seconds = now as f64 / MICROS;
         let more = (seconds / self.scenario.strangers) as u64 % 2 == 1;
         let share = if more { 0.6 } else { 0.4 };
-        self.server.arrive(seconds, 0.0);
+        self.server.requests.seize(seconds);
         let gap = 60.0 / (self.scenario.rpm * share);
         let random = 0.5 + self.random.unit();
         self.at(now + micros(gap * random), Event::Stranger);
