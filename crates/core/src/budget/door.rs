@@ -40,6 +40,8 @@ struct Shut {
     probe: Option<Tick>,
     rejected: Option<Tick>,
     teaches: bool,
+    /// Closed by our count, not by a rejection.
+    counted: bool,
 }
 
 /// See the module.
@@ -92,6 +94,9 @@ impl Door {
     /// The count says that the window is full.
     pub fn shut_by_count(&mut self, now: Tick, lane: &Lane) {
         self.shut_for(now, None, lane.window / LAST_GAP, true);
+        if let Some(shut) = &mut self.shut {
+            shut.counted = true;
+        }
     }
 
     /// A gate closed for another reason, until `until`.
@@ -101,7 +106,7 @@ impl Door {
     }
 
     fn shut_for(&mut self, now: Tick, named: Option<Tick>, gap: Duration, teaches: bool) {
-        self.shut = Some(Shut { since: now, named, gap, last: now, probe: None, rejected: None, teaches });
+        self.shut = Some(Shut { since: now, named, gap, last: now, probe: None, rejected: None, teaches, counted: false });
     }
 
     /// How long until the next probe, or until the one under way is known.
@@ -111,11 +116,18 @@ impl Door {
             return (probe + self.quiet).saturating_sub(now).max(Duration::from_millis(1));
         }
         let blind = shut.last + shut.gap;
-        let next = shut.named.unwrap_or_else(|| match lane.expected(shut.last) {
-            Some(expected) => lane.may_grow(shut.last).map_or(expected, |at| at.min(expected)),
-            None => lane.oldest_leaves().filter(|at| *at > shut.last).map_or(blind, |at| at.min(blind)),
+        let next = shut.named.unwrap_or_else(|| match lane.returned(now) {
+            Some(returned) => returned.max(blind),
+            None => self.window_opens(shut, blind, lane),
         });
         next.saturating_sub(now)
+    }
+
+    fn window_opens(&self, shut: Shut, blind: Tick, lane: &Lane) -> Tick {
+        match lane.expected(shut.last) {
+            Some(expected) => lane.may_grow(shut.last).map_or(expected, |at| at.min(expected)),
+            None => lane.oldest_leaves().filter(|at| *at > shut.last).map_or(blind, |at| at.min(blind)),
+        }
     }
 
     /// Something was sent; through a shut door, only a probe is.
@@ -139,6 +151,7 @@ impl Door {
         if shut.probe == Some(sent) {
             shut.probe = None;
             shut.rejected = Some(sent);
+            shut.counted = false;
             shut.gap = (shut.gap * 2).min(MINUTE / LAST_GAP);
             shut.named = hint.map(|wait| now.saturating_add(wait));
         } else if let Some(wait) = hint {
@@ -163,6 +176,11 @@ impl Door {
         let shut = self.shut.take()?;
         let (since, rejected, teaches) = (shut.since, shut.rejected, shut.teaches);
         Some(Opening { at: shut.probe?, since, rejected, named: shut.named.is_some(), teaches })
+    }
+
+    /// The count was raised: what it closed is open.
+    pub fn reopen(&mut self) {
+        self.shut = self.shut.filter(|shut| !shut.counted || shut.probe.is_some());
     }
 
     /// The provider answered: a gate that taught nothing is forgotten.

@@ -12,7 +12,7 @@ use super::lane::{Edge, Lane, MINUTE};
 use super::{Kind, Source, Tick};
 
 /// Requests a second that a limit is felt for with at first; doubles each second.
-const FIRST_RATE: f64 = 6.0;
+const FIRST_RATE: f64 = 15.0;
 /// ln 2: a rate of this share of all that was sent doubles each second.
 const DOUBLING: f64 = std::f64::consts::LN_2;
 /// What a rejection leaves of a bucket's rate, where too little was accepted since the last to
@@ -56,6 +56,8 @@ pub(super) struct Felt {
     next_try: Tick,
     tried: Option<Tick>,
     cut_at: Option<Tick>,
+    /// Whether `most` was measured at `known_at`.
+    measured: bool,
 }
 
 impl Felt {
@@ -74,6 +76,7 @@ impl Felt {
             next_try: now,
             tried: None,
             cut_at: None,
+            measured: false,
         }
     }
 
@@ -95,42 +98,45 @@ impl Felt {
         self.last_sent = Some(now);
     }
 
-    pub fn accepted(&mut self, now: Tick, sent: Tick, lane: &mut Lane) {
+    /// Returns whether a window that was full is tried with more.
+    pub fn accepted(&mut self, now: Tick, sent: Tick, lane: &mut Lane) -> bool {
         if lane.most.is_infinite() || sent < self.known_at {
-            return;
+            return false;
         }
         self.in_a_row = 0;
         self.clean = self.clean.saturating_add(1);
         let below = lane.cap.is_none_or(|cap| lane.most < cap);
         if !below {
-            return;
+            return false;
         }
         match lane.kind {
             Kind::Bucket if lane.is_pressed() => {
                 let growth = (GROWTH * (1.0 + f64::from(self.clean) / 10.0)).min(MOST_GROWTH);
                 self.raise(lane, lane.most * (1.0 + growth));
+                false
             }
-            Kind::Bucket => {}
+            Kind::Bucket => false,
             Kind::Fixed | Kind::Rolling => self.try_more(now, sent, lane),
         }
     }
 
     /// A full window is tried with a little more; what is let in is tried with twice that.
-    fn try_more(&mut self, now: Tick, sent: Tick, lane: &mut Lane) {
+    fn try_more(&mut self, now: Tick, sent: Tick, lane: &mut Lane) -> bool {
         let fixed = lane.edge.is_some() && lane.kind == Kind::Fixed;
         let spent = if fixed { lane.in_window } else { lane.rolling };
         if spent + 1.0 <= lane.most {
-            return;
+            return false;
         }
         match self.tried {
             Some(tried) if sent > tried => self.extra *= 2.0,
-            Some(tried) if now < tried + lane.window => return,
+            Some(tried) if now < tried + lane.window => return false,
             Some(_) => self.extra = 1.0,
-            None if now < self.next_try => return,
+            None if now < self.next_try => return false,
             None => self.extra = (lane.most * TRY).max(1.0),
         }
         self.tried = Some(now);
         self.raise(lane, lane.most.floor() + self.extra.floor());
+        true
     }
 
     fn raise(&self, lane: &mut Lane, raised: f64) {
@@ -139,6 +145,7 @@ impl Felt {
 
     /// A window took no more than `most`.
     fn size(&mut self, now: Tick, lane: &mut Lane, most: f64) {
+        self.measured = true;
         // A try that was refused at once; one that was let in calls for the next soon.
         let refused = self.tried.take().is_some() && self.extra <= (lane.most * TRY).max(1.0);
         let small = most < SMALL;
@@ -151,12 +158,21 @@ impl Felt {
         self.next_try = now + (lane.window * self.backoff).saturating_sub(lane.window / 2);
     }
 
+    /// Was on its way when a window was measured: it was no part of what the window took.
+    pub fn straggler(&mut self, sent: Tick, lane: &mut Lane) {
+        self.accepted = (self.accepted - 1.0).max(0.0);
+        if self.measured && sent < self.known_at && lane.most.is_finite() && lane.kind != Kind::Bucket {
+            lane.most = (lane.most - 1.0).max(1.0);
+        }
+    }
+
     /// Returns whether the door closes.
     pub fn rejected(&mut self, now: Tick, sent: Tick, hint: Option<Duration>, lane: &mut Lane) -> bool {
-        self.accepted = (self.accepted - 1.0).max(0.0);
         if sent < self.known_at {
+            self.straggler(sent, lane);
             return false;
         }
+        self.accepted = (self.accepted - 1.0).max(0.0);
         let clean = std::mem::take(&mut self.clean);
         self.known_at = now;
         match lane.kind {
@@ -248,6 +264,7 @@ impl Felt {
         self.accepted = 1.0;
         self.sent = 0.0;
         self.in_a_row = 0;
+        self.measured = false;
         self.known_at = opening.at;
     }
 

@@ -178,6 +178,11 @@ impl Lane {
         opens.saturating_sub(now)
     }
 
+    /// When a rolling window has room again by our count.
+    pub fn returned(&self, now: Tick) -> Option<Tick> {
+        (self.kind == Kind::Rolling && self.most.is_finite()).then(|| now + self.until_returned(now, 1.0))
+    }
+
     fn spread(&self, now: Tick, amount: f64) -> Duration {
         let share = (amount / self.most / SPREAD).min(1.0 / SPREAD);
         let gap = self.window.mul_f64(share);

@@ -171,7 +171,9 @@ impl Budget {
                 if let Some(opening) = self.door.accepted(sent) {
                     self.felt.opened(opening, &mut self.requests);
                 }
-                self.felt.accepted(now, sent, &mut self.requests);
+                if self.felt.accepted(now, sent, &mut self.requests) {
+                    self.door.reopen();
+                }
             }
             Outcome::Rejected(hint) => {
                 self.requests.undo(now, sent, 1.0);
@@ -186,6 +188,7 @@ impl Budget {
         self.door.heard(now.saturating_sub(sent));
         let hint = self.door.judge(now, hint);
         if self.door.rejected(now, sent, hint) {
+            self.felt.straggler(sent, &mut self.requests);
             return;
         }
         if self.felt.rejected(now, sent, hint, &mut self.requests) {
