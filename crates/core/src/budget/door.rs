@@ -148,6 +148,9 @@ impl Door {
     /// Whether the door is shut, so that this rejection says no more than that.
     pub fn rejected(&mut self, now: Tick, sent: Tick, hint: Option<Duration>) -> bool {
         let Some(shut) = &mut self.shut else { return false };
+        if shut.counted && shut.probe != Some(sent) {
+            return false;
+        }
         if shut.probe == Some(sent) {
             shut.probe = None;
             shut.rejected = Some(sent);

@@ -17,6 +17,7 @@ const FIRST_RATE: f64 = 15.0;
 const DOUBLING: f64 = std::f64::consts::LN_2;
 /// What a rejection leaves of a bucket's rate, where too little was accepted since the last to
 /// measure it; and what it leaves of the rate that was measured.
+const FIRST_CUT: f64 = 0.75;
 const CUT: f64 = 0.9;
 const MEASURED_CUT: f64 = 0.98;
 const ENOUGH_TO_MEASURE: u32 = 12;
@@ -28,6 +29,8 @@ const SHUT_AFTER: u32 = 4;
 /// A closure shorter than this, or than four requests' worth of time, is a bucket's.
 const WINDOW_SHUT: Duration = Duration::from_secs(5);
 const WINDOW_WORTH: f64 = 4.0;
+/// How late an opening may be that the server named.
+const NAMED_WITHIN: Duration = Duration::from_millis(1_200);
 /// A period within a tenth of a minute is a minute.
 const SNAP: f64 = 0.1;
 /// How much more than a window took is tried at first, as a share; doubles with each that is let
@@ -58,6 +61,8 @@ pub(super) struct Felt {
     cut_at: Option<Tick>,
     /// Whether `most` was measured at `known_at`.
     measured: bool,
+    /// Whether a bucket's rate was measured between two rejections.
+    settled: bool,
 }
 
 impl Felt {
@@ -77,6 +82,7 @@ impl Felt {
             tried: None,
             cut_at: None,
             measured: false,
+            settled: false,
         }
     }
 
@@ -203,7 +209,9 @@ impl Felt {
     /// From one rejection to the next a bucket lets in what it refills: that is its rate.
     fn cut(&mut self, now: Tick, clean: u32, lane: &Lane) -> f64 {
         let since = self.cut_at.replace(now).map(|at| now.saturating_sub(at).as_secs_f64());
-        let cut = lane.most * CUT;
+        // The first guess contains the burst: it is far too high.
+        let cut = lane.most * if self.settled || lane.cap.is_some() { CUT } else { FIRST_CUT };
+        self.settled |= clean >= ENOUGH_TO_MEASURE;
         match since {
             Some(since) if clean >= ENOUGH_TO_MEASURE && since > 0.0 => {
                 let measured = f64::from(clean) / since * lane.window.as_secs_f64();
@@ -302,6 +310,11 @@ impl Felt {
         } else if lane.kind == Kind::Bucket || accepted < 4.0 {
             lane.kind = Kind::Bucket;
             lane.kind_source = Source::Felt;
+            if lane.cap.is_some() {
+                // The rate is stated: only the kind was not.
+                lane.drain(opening.at, Duration::ZERO);
+                return;
+            }
             lane.window = MINUTE;
             self.guess_rate(accepted, cycle, opening, lane);
         } else {
@@ -328,7 +341,11 @@ impl Felt {
             }
             return;
         }
-        let known = if next <= opening.at { next } else { lo };
+        let mut known = if next <= opening.at { next } else { lo };
+        if opening.named {
+            // A named time is rounded up to a second.
+            known = known.max(opening.at.saturating_sub(NAMED_WITHIN));
+        }
         let lo = opening.rejected.map_or(known, |at| at.max(known)).min(opening.at);
         lane.set_edge(Edge { lo, hi: opening.at });
     }

@@ -109,6 +109,8 @@ impl Told {
         lane.kind = kind;
         lane.kind_source = Source::Headers;
         lane.edge = None;
+        // What was felt for under another kind says nothing now.
+        lane.most = lane.cap.unwrap_or(lane.most);
     }
 
     /// The next edge is told: this window's was one length before.

@@ -14,6 +14,8 @@ const LAST_GUARD: Duration = Duration::from_secs(2);
 /// A window is spent over no less than this part of it: limits are often enforced in pieces.
 const SPREAD: f64 = 20.0;
 
+/// The longest that an answer's headers are compared with what had been sent.
+const KEPT: Duration = Duration::from_secs(60);
 /// Probes in a shut window are this many windows apart, over its size: two in a hundred requests.
 const PROBE_SHARE: f64 = 50.0;
 
@@ -48,6 +50,8 @@ pub(super) struct Lane {
     level: f64,
     at: Tick,
     log: VecDeque<(Tick, f64)>,
+    /// How many of the log have left the rolling window: kept for answers that come late.
+    returned: usize,
     last_sent: Option<Tick>,
     held_until: Tick,
 }
@@ -78,6 +82,7 @@ impl Lane {
             level: 0.0,
             at: now,
             log: VecDeque::new(),
+            returned: 0,
             last_sent: None,
             held_until: Duration::ZERO,
         };
@@ -115,10 +120,16 @@ impl Lane {
         }
         self.at = self.at.max(now);
         let keep = self.window + self.guard;
-        while self.log.front().is_some_and(|(sent, _)| *sent + keep <= now) {
-            if let Some((_, amount)) = self.log.pop_front() {
-                self.rolling = if self.log.is_empty() { 0.0 } else { self.rolling - amount };
-            }
+        while let Some((_, amount)) = self.log.get(self.returned).filter(|(sent, _)| *sent + keep <= now) {
+            self.rolling -= amount;
+            self.returned += 1;
+        }
+        if self.returned == self.log.len() {
+            self.rolling = 0.0;
+        }
+        while self.returned > 0 && self.log.front().is_some_and(|(sent, _)| *sent + keep + KEPT <= now) {
+            self.log.pop_front();
+            self.returned -= 1;
         }
         if let Some(edge) = self.edge {
             let passed = now.saturating_sub(edge.hi + self.guard).as_nanos() / self.window.as_nanos().max(1);
@@ -144,7 +155,7 @@ impl Lane {
         }
         match (self.kind, self.edge) {
             (Kind::Bucket, _) => {
-                let held = self.held_until.saturating_sub(now);
+                let held = self.held_until.saturating_sub(now).max(self.twice_the_rate(now));
                 let missing = amount.min(self.room()) - self.level;
                 // Short by less than a millionth is floating point, not a debt.
                 if missing <= 1e-6 {
@@ -168,7 +179,7 @@ impl Lane {
         let most = (self.most - self.others).max(1.0);
         let mut over = self.rolling + amount - most - 1e-6;
         let mut opens = now;
-        for (sent, amount) in &self.log {
+        for (sent, amount) in self.log.iter().skip(self.returned) {
             if over <= 0.0 {
                 break;
             }
@@ -187,6 +198,14 @@ impl Lane {
         let share = (amount / self.most / SPREAD).min(1.0 / SPREAD);
         let gap = self.window.mul_f64(share);
         self.last_sent.map_or(Duration::ZERO, |sent| (sent + gap).saturating_sub(now))
+    }
+
+    /// A bucket whose size is only felt for is not emptied at once: what piled up goes at twice the
+    /// rate.
+    fn twice_the_rate(&self, now: Tick) -> Duration {
+        let (Source::Felt, Some(sent)) = (self.source, self.last_sent) else { return Duration::ZERO };
+        let gap = Duration::try_from_secs_f64(0.5 / self.rate()).unwrap_or_default();
+        (sent + gap).saturating_sub(now)
     }
 
     /// Whether the count says that a window is full whose end is not known well.
@@ -222,7 +241,7 @@ impl Lane {
 
     /// When the oldest that still counts would leave a window of a minute.
     pub fn oldest_leaves(&self) -> Option<Tick> {
-        self.log.front().map(|(sent, _)| *sent + MINUTE + self.guard)
+        self.log.get(self.returned).map(|(sent, _)| *sent + MINUTE + self.guard)
     }
 
     pub fn take(&mut self, now: Tick, amount: f64) {
@@ -240,6 +259,7 @@ impl Lane {
         let at = self.log.partition_point(|(at, _)| *at < sent);
         if self.log.get(at).is_some_and(|(at, left)| *at == sent && *left <= 0.0) {
             self.log.remove(at);
+            self.returned -= usize::from(at < self.returned);
         }
     }
 
@@ -258,7 +278,9 @@ impl Lane {
         if let Some(index) = found {
             self.log[index].1 = actual;
             self.log.swap(from, index);
-            self.rolling = (self.rolling + by).max(0.0);
+            if from >= self.returned {
+                self.rolling = (self.rolling + by).max(0.0);
+            }
         }
     }
 
@@ -289,7 +311,9 @@ impl Lane {
                 }
             }
             Kind::Rolling => {
-                let before = self.rolling - since;
+                let begin = sent.saturating_sub(self.window);
+                let ours = self.log.iter().filter(|(at, _)| *at > begin && *at <= sent);
+                let before: f64 = ours.map(|(_, amount)| amount).sum();
                 self.others = (self.most - remaining - before).max(0.0);
             }
         }
