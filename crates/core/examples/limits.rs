@@ -21,6 +21,7 @@ fn main() {
     let (json, quick, trace) = (has("--json"), has("--quick"), has("--trace"));
     let only = value("--only");
     let seeds: u64 = value("--seeds").and_then(|n| n.parse().ok()).unwrap_or(if quick { 3 } else { 20 });
+    let first: u64 = value("--first").and_then(|n| n.parse().ok()).unwrap_or(0);
     let policies: &[(&str, Policy)] = if has("--ours") {
         &[("steadfast", Policy::Steadfast)]
     } else {
@@ -50,7 +51,7 @@ fn main() {
                     continue;
                 }
                 for (name, policy) in policies {
-                    let rows: Vec<Row> = (0..seeds).map(|seed| Row::new(world(seed), *policy, seed)).collect();
+                    let rows: Vec<Row> = (first..first + seeds).map(|seed| Row::new(world(seed), *policy, seed)).collect();
                     if trace {
                         rows.iter().for_each(Row::trace);
                     }

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use super::Tick;
+use super::{Kind, Tick};
 use super::lane::{Lane, MINUTE};
 
 /// Distance of the first probe from a rejection that named no time; doubles.
 const FIRST_GAP: Duration = Duration::from_millis(250);
 /// Parts of a window that probes are apart at most.
 const LAST_GAP: u32 = 15;
+const LONGEST_GAP: Duration = Duration::from_secs(4);
 /// How long a probe counts as unanswered, before anything was rejected: three times a rejection.
 const FIRST_QUIET: Duration = Duration::from_millis(500);
 const QUIET: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
@@ -36,6 +37,8 @@ struct Shut {
     since: Tick,
     named: Option<Tick>,
     gap: Duration,
+    /// Worth one probe: a minute after the first that counted.
+    guess: Option<Tick>,
     last: Tick,
     probe: Option<Tick>,
     rejected: Option<Tick>,
@@ -87,13 +90,18 @@ impl Door {
         (!constant && !minute).then_some(hint)
     }
 
-    pub fn shut(&mut self, now: Tick, hint: Option<Duration>) {
-        self.shut_for(now, hint.map(|wait| now.saturating_add(wait)), FIRST_GAP, true);
+    pub fn shut(&mut self, now: Tick, hint: Option<Duration>, lane: &Lane) {
+        // A rolling window returns one by one: less than two units' time later it is no better.
+        let unit = Duration::try_from_secs_f64(2.0 / lane.rate()).unwrap_or(FIRST_GAP);
+        let gap = if lane.kind == Kind::Rolling { FIRST_GAP.max(unit.min(LONGEST_GAP)) } else { FIRST_GAP };
+        self.shut_for(now, hint.map(|wait| now.saturating_add(wait)), gap, true);
+        self.guess(lane);
     }
 
     /// The count says that the window is full.
     pub fn shut_by_count(&mut self, now: Tick, lane: &Lane) {
         self.shut_for(now, None, lane.window / LAST_GAP, true);
+        self.guess(lane);
         if let Some(shut) = &mut self.shut {
             shut.counted = true;
         }
@@ -105,8 +113,14 @@ impl Door {
         self.shut_for(now, Some(until), FIRST_GAP, teaches);
     }
 
+    fn guess(&mut self, lane: &Lane) {
+        if let Some(shut) = &mut self.shut {
+            shut.guess = lane.oldest_leaves();
+        }
+    }
+
     fn shut_for(&mut self, now: Tick, named: Option<Tick>, gap: Duration, teaches: bool) {
-        self.shut = Some(Shut { since: now, named, gap, last: now, probe: None, rejected: None, teaches, counted: false });
+        self.shut = Some(Shut { since: now, named, gap, guess: None, last: now, probe: None, rejected: None, teaches, counted: false });
     }
 
     /// How long until the next probe, or until the one under way is known.
@@ -126,7 +140,7 @@ impl Door {
     fn window_opens(&self, shut: Shut, blind: Tick, lane: &Lane) -> Tick {
         match lane.expected(shut.last) {
             Some(expected) => lane.may_grow(shut.last).map_or(expected, |at| at.min(expected)),
-            None => lane.oldest_leaves().filter(|at| *at > shut.last).map_or(blind, |at| at.min(blind)),
+            None => shut.guess.filter(|at| *at > shut.last).map_or(blind, |at| at.min(blind)),
         }
     }
 

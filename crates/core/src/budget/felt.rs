@@ -24,6 +24,8 @@ const ENOUGH_TO_MEASURE: u32 = 12;
 /// What an answer adds to the rate, as a share; grows while nothing is rejected.
 const GROWTH: f64 = 0.0005;
 const MOST_GROWTH: f64 = 0.02;
+/// The same after a first guess, until something is rejected.
+const FIRST_GROWTH: f64 = 0.1;
 /// Rejections in a row that are no bucket's.
 const SHUT_AFTER: u32 = 4;
 /// A closure shorter than this, or than four requests' worth of time, is a bucket's.
@@ -63,6 +65,10 @@ pub(super) struct Felt {
     measured: bool,
     /// Whether a bucket's rate was measured between two rejections.
     settled: bool,
+    /// Whether it is a guess that nothing was rejected at yet.
+    guessed: bool,
+    /// The edge before it was narrowed by a probe that was let in: room may have been left.
+    wider: Option<Edge>,
 }
 
 impl Felt {
@@ -83,6 +89,8 @@ impl Felt {
             cut_at: None,
             measured: false,
             settled: false,
+            guessed: false,
+            wider: None,
         }
     }
 
@@ -117,7 +125,8 @@ impl Felt {
         }
         match lane.kind {
             Kind::Bucket if lane.is_pressed() => {
-                let growth = (GROWTH * (1.0 + f64::from(self.clean) / 10.0)).min(MOST_GROWTH);
+                let slow = (GROWTH * (1.0 + f64::from(self.clean) / 10.0)).min(MOST_GROWTH);
+                let growth = if self.guessed { FIRST_GROWTH } else { slow };
                 self.raise(lane, lane.most * (1.0 + growth));
                 false
             }
@@ -180,6 +189,7 @@ impl Felt {
         }
         self.accepted = (self.accepted - 1.0).max(0.0);
         let clean = std::mem::take(&mut self.clean);
+        self.guessed = false;
         self.known_at = now;
         match lane.kind {
             Kind::Bucket if lane.most.is_infinite() => true,
@@ -237,6 +247,15 @@ impl Felt {
             self.size(now, lane, held);
             return true;
         }
+        if let Some(wider) = self.wider.take()
+            && spent < lane.most * 0.5
+            && sent < wider.hi + lane.guard
+        {
+            // Not yet open: the probe had found what was left of the last window.
+            let back = lane.window;
+            lane.set_edge(Edge { lo: sent.saturating_sub(back), hi: wider.hi.saturating_sub(back) });
+            return true;
+        }
         let late = sent.saturating_sub(edge.hi) < lane.guard * 4;
         if late && spent < lane.most * 0.5 {
             lane.widen_guard();
@@ -285,6 +304,7 @@ impl Felt {
         if lane.cap.is_none() {
             lane.source = Source::Felt;
         }
+        self.guessed = true;
         lane.drain(opening.at, Duration::ZERO);
     }
 
@@ -298,7 +318,8 @@ impl Felt {
                 lane.kind = Kind::Fixed;
                 lane.edge = None;
                 let minute = MINUTE.as_secs_f64();
-                let first = !self.from_opening && cycle < minute;
+                // Before the first opening, a window may have passed unseen.
+                let first = !self.from_opening && cycle < minute * 2.0;
                 let near = (cycle - minute).abs() < minute * SNAP;
                 lane.window = if first || near { MINUTE } else { Duration::from_secs_f64(cycle) };
                 self.size(opening.at, lane, accepted);
@@ -347,6 +368,8 @@ impl Felt {
             known = known.max(opening.at.saturating_sub(NAMED_WITHIN));
         }
         let lo = opening.rejected.map_or(known, |at| at.max(known)).min(opening.at);
+        let late = hi + if next <= opening.at { lane.window } else { Duration::ZERO };
+        self.wider = (opening.at < late).then_some(Edge { lo: known, hi: late });
         lane.set_edge(Edge { lo, hi: opening.at });
     }
 }

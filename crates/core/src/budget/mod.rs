@@ -192,7 +192,7 @@ impl Budget {
             return;
         }
         if self.felt.rejected(now, sent, hint, &mut self.requests) {
-            self.door.shut(now, hint);
+            self.door.shut(now, hint, &self.requests);
         }
     }
 
