@@ -126,7 +126,7 @@ impl Felt {
         match lane.kind {
             Kind::Bucket if lane.is_pressed() => {
                 let slow = (GROWTH * (1.0 + f64::from(self.clean) / 10.0)).min(MOST_GROWTH);
-                let growth = if self.guessed { FIRST_GROWTH } else { slow };
+                let growth = if self.guessed { FIRST_GROWTH.min(0.2 / lane.rate()).max(slow) } else { slow };
                 self.raise(lane, lane.most * (1.0 + growth));
                 false
             }
@@ -304,7 +304,8 @@ impl Felt {
         if lane.cap.is_none() {
             lane.source = Source::Felt;
         }
-        self.guessed = true;
+        // Held down by how long it was shut, it may be far too low.
+        self.guessed = refill < accepted / cycle;
         lane.drain(opening.at, Duration::ZERO);
     }
 
