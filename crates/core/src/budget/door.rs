@@ -91,8 +91,8 @@ impl Door {
     }
 
     pub fn shut(&mut self, now: Tick, hint: Option<Duration>, lane: &Lane) {
-        // A rolling window returns one by one: less than two units' time later it is no better.
-        let unit = Duration::try_from_secs_f64(2.0 / lane.rate()).unwrap_or(FIRST_GAP);
+        // A rolling window returns one by one: less than three units' time later it is no better.
+        let unit = Duration::try_from_secs_f64(3.0 / lane.rate()).unwrap_or(FIRST_GAP);
         let gap = if lane.kind == Kind::Rolling { FIRST_GAP.max(unit.min(LONGEST_GAP)) } else { FIRST_GAP };
         self.shut_for(now, hint.map(|wait| now.saturating_add(wait)), gap, true);
         self.guess(lane);

@@ -37,8 +37,8 @@ const NAMED_WITHIN: Duration = Duration::from_millis(1_200);
 const SNAP: f64 = 0.1;
 /// How much more than a window took is tried at first, as a share; doubles with each that is let
 /// in. And the most windows between tries: of a small window, a try is a large part.
-const TRY: f64 = 0.01;
-const MOST_BACKOFF: u32 = 4;
+const TRY: f64 = 0.005;
+const MOST_BACKOFF: u32 = 8;
 const SMALL: f64 = 200.0;
 /// Requests a minute below which a felt rate never falls.
 const SLOWEST: f64 = 1.0;
@@ -233,6 +233,9 @@ impl Felt {
 
     fn window_rejected(&mut self, now: Tick, sent: Tick, lane: &mut Lane) -> bool {
         let Some(edge) = lane.edge else {
+            if lane.edge_by_count() {
+                return true;
+            }
             if lane.most.is_infinite() || lane.cap.is_none() {
                 let held = lane.rolling;
                 self.size(now, lane, held);
@@ -346,6 +349,11 @@ impl Felt {
 
     fn found_edge(&mut self, opening: Opening, lane: &mut Lane) {
         let Some(edge) = lane.edge else {
+            if opening.rejected.is_none() && !opening.named {
+                // It was open all the while: a window began unseen among what was sent.
+                lane.unseen = true;
+                return;
+            }
             let lo = opening.rejected.unwrap_or(opening.since).min(opening.at);
             lane.set_edge(Edge { lo, hi: opening.at });
             return;

@@ -16,8 +16,8 @@ const SPREAD: f64 = 20.0;
 
 /// The longest that an answer's headers are compared with what had been sent.
 const KEPT: Duration = Duration::from_secs(60);
-/// Probes in a shut window are this many windows apart, over its size: two in a hundred requests.
-const PROBE_SHARE: f64 = 50.0;
+/// Probes in a shut window are this many windows apart, over its size: one or two in a hundred requests.
+const PROBE_SHARE: f64 = 75.0;
 
 /// When a fixed window opens, as an interval: rejected at `lo`, accepted at `hi`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +41,8 @@ pub(super) struct Lane {
     pub guard: Duration,
     /// What others on the key were seen to hold of a rolling window.
     pub others: f64,
+    /// A fixed window began at an instant that we did not see: the next rejection tells when.
+    pub unseen: bool,
     /// Spent since the edge of a fixed window.
     pub in_window: f64,
     /// Spent in the last window's length.
@@ -75,6 +77,7 @@ impl Lane {
             edge: None,
             guard: FIRST_GUARD,
             others: 0.0,
+            unseen: false,
             in_window: 0.0,
             rolling: 0.0,
             burst: f64::from(burst),
@@ -147,6 +150,19 @@ impl Lane {
         self.in_window = self.log.iter().rev().take_while(|(at, _)| *at >= from).map(|(_, amount)| amount).sum();
     }
 
+    /// A window is full, and began when the first of what it holds was sent. Returns whether that
+    /// was not known.
+    pub fn edge_by_count(&mut self) -> bool {
+        if !std::mem::take(&mut self.unseen) {
+            return false;
+        }
+        let held = self.log.len().saturating_sub(self.most as usize);
+        let at = |index: usize| self.log.get(index).map(|(sent, _)| *sent);
+        let Some(hi) = at(held) else { return false };
+        self.set_edge(Edge { lo: at(held.saturating_sub(1)).unwrap_or(hi), hi });
+        true
+    }
+
     /// How long until `amount` may be sent; more than there ever is waits for a whole window.
     pub fn wait(&mut self, now: Tick, amount: f64) -> Duration {
         self.advance(now);
@@ -168,6 +184,7 @@ impl Lane {
                 let opens = if full { edge.hi + self.window + self.guard } else { now };
                 opens.saturating_sub(now).max(self.spread(now, amount))
             }
+            (Kind::Fixed, None) if self.unseen => self.spread(now, amount),
             (Kind::Fixed, None) | (Kind::Rolling, _) => {
                 self.until_returned(now, amount).max(self.spread(now, amount))
             }
@@ -213,7 +230,7 @@ impl Lane {
         let unsure = self.edge.is_none_or(|edge| edge.hi.saturating_sub(edge.lo) > self.guard * 4);
         let full = match self.edge {
             Some(_) => self.in_window + 1.0 > self.most + 1e-6,
-            None => !self.until_returned(now, 1.0).is_zero(),
+            None => !self.unseen && !self.until_returned(now, 1.0).is_zero(),
         };
         self.kind == Kind::Fixed && self.most.is_finite() && unsure && full
     }
