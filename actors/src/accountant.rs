@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture, SpawnHandle};
 use steadfast_core::breaker::{Breaker, BreakerSettings, Change};
-use steadfast_core::budget::{Budget, LimitSettings, Tick};
+use steadfast_core::budget::{Budget, LimitSettings, Outcome, Tick};
 use steadfast_core::failure::{Failure, FatalReason, GateReason, Provider, Verdict};
 use steadfast_core::headers::Observed;
 use steadfast_core::time::{Clock, Timestamp};
@@ -47,6 +47,7 @@ impl BudgetKey {
 pub struct Permit {
     key: BudgetKey,
     tokens: u64,
+    sent: Tick,
     accountant: Option<Address<RateAccountant>>,
 }
 
@@ -54,7 +55,8 @@ impl Permit {
     /// The request was sent, and this came of it.
     pub(crate) async fn report(mut self, observed: Observed, tokens: Option<u64>, failure: Option<Failure>) {
         let Some(accountant) = self.accountant.take() else { return };
-        let report = Report { key: self.key.clone(), estimated: self.tokens, observed, tokens, failure };
+        let (key, sent, estimated) = (self.key.clone(), self.sent, self.tokens);
+        let report = Report { key, sent, estimated, observed, tokens, failure };
         // An accountant that died with the report has forgotten the permit too.
         if let Err(error) = accountant.send(report).await {
             tracing::debug!(%error, "a report was lost with the accountant");
@@ -66,7 +68,11 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(accountant) = self.accountant.take() {
             // One for each permit that exists.
-            accountant.tell_from_drop(GiveBack { key: self.key.clone(), tokens: self.tokens });
+            accountant.tell_from_drop(GiveBack {
+                key: self.key.clone(),
+                sent: self.sent,
+                tokens: self.tokens,
+            });
         }
     }
 }
@@ -100,6 +106,7 @@ pub struct Shut {
 /// What came of a request that had a permit.
 struct Report {
     key: BudgetKey,
+    sent: Tick,
     estimated: u64,
     observed: Observed,
     tokens: Option<u64>,
@@ -113,6 +120,7 @@ impl Message for Report {
 /// A permit that was not used.
 struct GiveBack {
     key: BudgetKey,
+    sent: Tick,
     tokens: u64,
 }
 
@@ -243,7 +251,7 @@ impl Account {
             self.budget.take(now, tokens);
             self.breaker.sent(now);
             self.last_sent = Some(now);
-            let permit = Permit { key: key.clone(), tokens, accountant: Some(me.clone()) };
+            let permit = Permit { key: key.clone(), tokens, sent: now, accountant: Some(me.clone()) };
             // A waiter that left in this very moment drops the permit, which gives it back.
             let _left = waiter.answer.send(Ok(permit));
         }
@@ -274,7 +282,7 @@ impl Account {
         patience.map(|patience| patience.min(wait))
     }
 
-    /// What a failure means for everybody who shares this budget.
+    /// What a failure means for everybody who shares this budget, its rate apart.
     fn hear(
         &mut self,
         now: Tick,
@@ -282,19 +290,36 @@ impl Account {
         wall: Timestamp,
         recheck: Duration,
     ) -> Option<(Duration, GateReason)> {
-        match failure.verdict {
-            Verdict::WaitUntil { at, reason } => Some((at.since(wall), reason)),
-            Verdict::Fatal { why: FatalReason::Credentials } => Some((recheck, GateReason::Credentials)),
-            Verdict::Retry { after: None } if failure.status == Some(429) => {
-                self.budget.rejected_without_hint(now);
-                None
-            }
+        let (wait, reason) = match failure.verdict {
+            // The budget has heard of it as a rejection.
+            Verdict::WaitUntil { reason: GateReason::RateLimit, .. } => return None,
+            Verdict::WaitUntil { at, reason } => (at.since(wall), reason),
+            Verdict::Fatal { why: FatalReason::Credentials } => (recheck, GateReason::Credentials),
             Verdict::Retry { .. }
             | Verdict::Refresh
             | Verdict::Verify
             | Verdict::Shrink
-            | Verdict::Fatal { .. } => None,
-        }
+            | Verdict::Fatal { .. } => return None,
+        };
+        self.budget.close(now, now + wait, reason).then_some((wait, reason))
+    }
+}
+
+/// How the server's limits met a request that ended so.
+fn outcome(failure: Option<&Failure>, wall: Timestamp) -> Outcome {
+    let Some(failure) = failure else { return Outcome::Accepted };
+    match failure.verdict {
+        Verdict::WaitUntil { at, reason: GateReason::RateLimit } => Outcome::Rejected(Some(at.since(wall))),
+        Verdict::Retry { after } if failure.status == Some(429) => Outcome::Rejected(after),
+        Verdict::WaitUntil { .. }
+        | Verdict::Retry { .. }
+        | Verdict::Refresh
+        | Verdict::Verify
+        | Verdict::Shrink
+        | Verdict::Fatal { .. } => match failure.status {
+            Some(_) => Outcome::Accepted,
+            None => Outcome::Unknown,
+        },
     }
 }
 
@@ -328,8 +353,10 @@ impl Handler<Metered<Report>> for RateAccountant {
         let now = tick(self.start);
         let (wall, recheck) = (self.clock.now(), self.credentials_recheck);
         let account = self.account(&report.key);
-        account.budget.done(report.estimated, report.tokens);
-        account.budget.learn(now, &report.observed);
+        let open_before = account.budget.gate(now).is_none();
+        let met = outcome(report.failure.as_ref(), wall);
+        account.budget.done(now, report.sent, report.estimated, report.tokens, met);
+        account.budget.learn(now, report.sent, &report.observed);
         let unhealthy = report.failure.as_ref().is_some_and(|failure| failure.unhealthy);
         let provider = report.key.provider();
         match account.breaker.ended(now, !unhealthy) {
@@ -343,10 +370,11 @@ impl Handler<Metered<Report>> for RateAccountant {
             None => {}
         }
         if let Some(failure) = &report.failure {
-            let closed = account.hear(now, failure, wall, recheck);
-            if let Some((wait, reason)) = closed
-                && account.budget.close(now, now + wait, reason)
-            {
+            let closed = account.hear(now, failure, wall, recheck).or_else(|| {
+                let gate = account.budget.gate(now).filter(|_| open_before)?;
+                Some((gate.until.saturating_sub(now), gate.reason))
+            });
+            if let Some((wait, reason)) = closed {
                 log_closed(provider, wait, reason, failure);
             }
         } else if account.budget.gate(now).is_some_and(|gate| gate.reason == GateReason::Credentials) {
@@ -376,7 +404,7 @@ impl Handler<Metered<GiveBack>> for RateAccountant {
         let (back, _handling) = message.open();
         let now = tick(self.start);
         let account = self.account(&back.key);
-        account.budget.untake(back.tokens);
+        account.budget.untake(now, back.sent, back.tokens);
         account.breaker.unsent(now);
         self.pump(ctx);
     }

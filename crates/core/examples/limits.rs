@@ -35,8 +35,19 @@ fn main() {
     if !json {
         println!(
             "{:<16} {:<8} {:>4} {:>4} {:<10} {:>5} {:>9} {:>9} {:>7} {:>7} {:>6} {:>7} {:>7}  holds",
-            "scenario", "window", "rpm", "conc", "policy", "done", "makespan", "bound", "x", "x worst", "429 %",
-            "worst", "wasted"
+            "scenario",
+            "window",
+            "rpm",
+            "conc",
+            "policy",
+            "done",
+            "makespan",
+            "bound",
+            "x",
+            "x worst",
+            "429 %",
+            "worst",
+            "wasted"
         );
     }
     for rpm in [60.0, 600.0] {
@@ -51,7 +62,8 @@ fn main() {
                     continue;
                 }
                 for (name, policy) in policies {
-                    let rows: Vec<Row> = (first..first + seeds).map(|seed| Row::new(world(seed), *policy, seed)).collect();
+                    let rows: Vec<Row> =
+                        (first..first + seeds).map(|seed| Row::new(world(seed), *policy, seed)).collect();
                     if trace {
                         rows.iter().for_each(Row::trace);
                     }

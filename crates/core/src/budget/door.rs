@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Kind, Tick};
 use super::lane::{Lane, MINUTE};
+use super::{Kind, Tick};
 
 /// Distance of the first probe from a rejection that named no time; doubles.
 const FIRST_GAP: Duration = Duration::from_millis(250);
@@ -120,7 +120,17 @@ impl Door {
     }
 
     fn shut_for(&mut self, now: Tick, named: Option<Tick>, gap: Duration, teaches: bool) {
-        self.shut = Some(Shut { since: now, named, gap, guess: None, last: now, probe: None, rejected: None, teaches, counted: false });
+        self.shut = Some(Shut {
+            since: now,
+            named,
+            gap,
+            guess: None,
+            last: now,
+            probe: None,
+            rejected: None,
+            teaches,
+            counted: false,
+        });
     }
 
     /// How long until the next probe, or until the one under way is known.

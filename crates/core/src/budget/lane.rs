@@ -147,7 +147,8 @@ impl Lane {
     pub fn set_edge(&mut self, edge: Edge) {
         self.edge = Some(edge);
         let from = edge.lo.saturating_sub(self.guard);
-        self.in_window = self.log.iter().rev().take_while(|(at, _)| *at >= from).map(|(_, amount)| amount).sum();
+        self.in_window =
+            self.log.iter().rev().take_while(|(at, _)| *at >= from).map(|(_, amount)| amount).sum();
     }
 
     /// A window is full, and began when the first of what it holds was sent. Returns whether that
@@ -311,7 +312,8 @@ impl Lane {
             Kind::Bucket => {
                 let refilled = remaining + now.saturating_sub(sent).as_secs_f64() * self.rate();
                 let reserve = self.rate() * self.guard.as_secs_f64();
-                if self.kind_source == Source::Headers && (!self.burst_known || remaining + 1.0 > self.burst) {
+                if self.kind_source == Source::Headers && (!self.burst_known || remaining + 1.0 > self.burst)
+                {
                     let second = self.rate().max(1.0);
                     if remaining + 1.0 > second && self.cap.is_none_or(|cap| remaining < cap) {
                         self.burst = remaining + 1.0;

@@ -30,8 +30,11 @@ impl Limit {
         // Units are whole numbers: a sum that is an exact multiple needs no further window.
         match self.kind {
             Kind::Bucket => whole((units - self.burst) / self.most),
-            Kind::Fixed => whole((units / self.most).ceil() - 1.0)
-                .saturating_sub(if units > self.most { self.passed } else { Duration::ZERO }),
+            Kind::Fixed => whole((units / self.most).ceil() - 1.0).saturating_sub(if units > self.most {
+                self.passed
+            } else {
+                Duration::ZERO
+            }),
             Kind::Rolling => whole((units / self.most).ceil() - 1.0),
         }
     }
@@ -139,8 +142,7 @@ mod tests {
         };
         assert_eq!(limit.least(0.0), Duration::ZERO);
         let second = Duration::from_secs(1);
-        let work =
-            Work { total: second * 100, longest_job: second * 20, shortest_call: second, at_once: 2 };
+        let work = Work { total: second * 100, longest_job: second * 20, shortest_call: second, at_once: 2 };
         assert_eq!(makespan(&[(limit, 11.0)], &work), second * 61);
         assert_eq!(makespan(&[(limit, 10.0)], &work), second * 50);
         assert_eq!(makespan(&[], &Work { at_once: 100, ..work }), second * 20);

@@ -8,8 +8,13 @@ fn secs(s: u64) -> Tick {
 }
 
 fn budget(requests: u32, tokens: u32, concurrency: u32) -> Budget {
-    let settings =
-        LimitSettings { requests_per_minute: requests, tokens_per_minute: tokens, concurrency, window: WindowKind::Auto, burst: 0 };
+    let settings = LimitSettings {
+        requests_per_minute: requests,
+        tokens_per_minute: tokens,
+        concurrency,
+        window: WindowKind::Auto,
+        burst: 0,
+    };
     Budget::new(&settings, Duration::ZERO)
 }
 
