@@ -47,12 +47,14 @@ lint: ## formatting and clippy, warnings are errors
 .PHONY: doc
 doc: ## the API's documentation, warnings are errors; and docs/configuration.md anew
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' cargo doc --workspace --no-deps --document-private-items
-	cargo run --quiet --bin steadfast -- config docs > docs/configuration.md
+	cargo build --workspace --bins
+	$(TARGET)/debug/steadfast config docs > docs/configuration.md
 
 .PHONY: deny
-deny: ## licences and sources of the dependencies, where cargo-deny is installed
-	@if command -v cargo-deny >/dev/null; then cargo deny check licenses sources bans; \
-	else echo "cargo-deny is not installed: skipped (cargo install --locked cargo-deny)"; fi
+deny: ## licences and sources of the dependencies; installs cargo-deny by cargo where it is missing
+	@command -v cargo-deny >/dev/null || { \
+		echo "installing cargo-deny by cargo: once, some minutes"; cargo install --locked --quiet cargo-deny; }
+	cargo deny check licenses sources bans
 
 .PHONY: check
 check: lint test doc deny ## all of it: before every push

@@ -68,6 +68,7 @@ fn report(running: &Running) {
 
 /// Builds what the actors work with; each failure names the key to look at.
 async fn deps(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Deps> {
+    let private = loaded.private_paths();
     let Loaded { config, secrets, .. } = loaded;
     let clock: Arc<SystemClock> = Arc::new(SystemClock);
     let runner = format!("{}-{}", hostname(), std::process::id());
@@ -81,12 +82,7 @@ async fn deps(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Deps> {
     let git_url = config.github.web_url.clone();
     let github = GithubClient::new(config.github, credentials, transport, clock.clone())
         .context("the [github] section")?;
-    let jail = Jail::probe(config.agent.jail.clone(), config.agent.command.clone()).await;
-    if jail.suffices() {
-        tracing::info!(level = %jail.level(), how = jail.why(), "jail for the model's commands");
-    } else {
-        tracing::warn!(level = %jail.level(), why = jail.why(), "commands of the model are refused: the jail is too weak");
-    }
+    let jail = Jail::probe(config.agent.jail.clone(), config.agent.command.clone()).await.hiding(private);
     let prompts = Prompts::load(&config.agent)?;
     let workspaces =
         Workspaces::new(config.agent.workspaces.clone(), config.agent.git.clone(), Arc::new(jail));

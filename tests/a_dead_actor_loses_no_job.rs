@@ -157,3 +157,18 @@ fn a_job_that_kills_every_run_is_set_aside_and_harms_no_other() {
         assert_eq!(restarts(&village, "job_supervisor"), 0);
     });
 }
+
+#[test]
+fn an_actor_that_dies_again_and_again_ends_the_process_in_order() {
+    paused(async {
+        let village = village(false, u32::MAX, None).await;
+        village.store.submit(&job("one", 1)).await.unwrap();
+        let mut escalation = village.running.escalation.clone();
+        let told = tokio::time::timeout(HOUR, escalation.wait_for(Option::is_some)).await;
+        let why = told.expect("the Supervisor gives up at last").unwrap().clone().unwrap();
+        assert!(why.contains("queue_poller"), "{why}");
+        // The poller is dead, and the drain is bounded all the same.
+        tokio::time::timeout(HOUR, village.running.drain()).await.expect("the drain ends");
+        assert_eq!(village.wait_for("one", State::Queued, HOUR).await.counts.runs, 0, "the job is as it was");
+    });
+}

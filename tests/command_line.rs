@@ -1,7 +1,5 @@
 //! The command line as a person or a script meets it: words, exit codes, nothing secret.
 
-#![allow(clippy::expect_used, reason = "a test that cannot go on says why")]
-
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 

@@ -8,7 +8,7 @@ use steadfast_core::job::JobId;
 use steadfast_sim::{SIMULATION_ONLY_PRIVATE_KEY, ScriptFor, ScriptedAnswer};
 use steadfast_store::State;
 
-use crate::support::{API_KEY, Queue, TOKEN, Town, job};
+use crate::support::{API_KEY, Queue, TOKEN, Town, eventually, job};
 
 /// Every file below a folder that holds one of the secrets.
 fn leaks_below(folder: &Path, secrets: &[String], found: &mut Vec<String>) {
@@ -66,8 +66,12 @@ async fn not_in_logs_store_workspaces_environments_or_comments() {
     secrets.extend(
         SIMULATION_ONLY_PRIVATE_KEY.lines().filter(|line| !line.starts_with("--")).take(3).map(str::to_owned),
     );
-    let installation = town.world.issued_tokens();
+    let installation = town.world.ever_issued_tokens();
     assert!(!installation.is_empty(), "the App's way was gone");
+    let revoked = eventually("the token to be revoked", async || {
+        town.records().await.tokens.iter().all(|token| token.revoked).then_some(())
+    });
+    assert!(revoked.await.is_some(), "a token outlives its job: {:?}", town.records().await.tokens);
     secrets.extend(installation);
 
     let mut found = Vec::new();

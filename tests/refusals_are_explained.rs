@@ -8,6 +8,28 @@ use steadfast_store::State;
 
 use crate::support::{Queue, Town};
 
+/// What GitHub answers where an issue is locked for those who may not write.
+fn locked() -> Fault {
+    let body = r#"{"message":"Unable to create comment because issue is locked.","status":"403"}"#;
+    Fault::Status { code: 403, headers: Vec::new(), body: body.to_owned() }
+}
+
+/// Lets one operation, that the work does not depend on, fail so for ever; the job must complete.
+async fn does_without(operation: Operation, fault: Fault) -> Town {
+    let mut town = Town::new(Queue::Sqlite).await;
+    town.world.fault(FaultRule { times: None, ..FaultRule::next(Target::Operation(operation), 1, fault) });
+    town.submit("without", 1).await;
+    let worker = town.worker();
+    town.completed("without").await;
+    let records = town.records().await;
+    let tries = records.faults.iter().filter(|hit| hit.operation == operation).count();
+    // The model may ask for a comment of its own beside the progress comment.
+    assert!((1..=2).contains(&tries), "{tries} tries of what cannot be helped");
+    town.assert_each_effect_once(1).await;
+    drop(worker);
+    town
+}
+
 /// Lets one operation fail so for ever; the job must end with `reason` after one try of it.
 async fn refused(operation: Operation, fault: Fault, reason: &str) {
     let mut town = Town::new(Queue::Sqlite).await;
@@ -59,6 +81,25 @@ async fn a_403_without_a_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_403_on_the_first_comment() {
     refused(Operation::CommentCreate, Fault::forbidden(), "permission").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_issue_takes_no_comment_and_gets_its_pull_request() {
+    let town = does_without(Operation::CommentCreate, locked()).await;
+    assert!(town.records().await.comments.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issue_that_is_not_there_takes_no_comment_either() {
+    let town = does_without(Operation::CommentCreate, Fault::not_found()).await;
+    assert!(town.records().await.comments.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_may_not_ask_whose_it_is() {
+    let town = does_without(Operation::User, Fault::forbidden()).await;
+    let comments = town.records().await.comments;
+    assert!(comments.iter().any(|comment| comment.body.starts_with("Done")), "{comments:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,9 @@ use crate::supervisor::Lifeline;
 /// A job that is sent away comes back after this long at the earliest: less would be churn.
 const SHORTEST_PARK: Duration = Duration::from_secs(1);
 
+/// The most that is added to a wait that the server named.
+const MOST_ADDED: Duration = Duration::from_secs(60);
+
 /// Whose budget: a provider and, within it, the credential that is limited.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BudgetKey {
@@ -149,6 +152,8 @@ struct Account {
     waiting: BTreeMap<(Order, u64), Waiter>,
     last_sent: Option<Tick>,
     spacing: Duration,
+    /// Refusals in a row, each though the wait that the one before named was kept.
+    in_vain: u32,
 }
 
 /// See the module.
@@ -202,6 +207,7 @@ impl RateAccountant {
             waiting: BTreeMap::new(),
             last_sent: None,
             spacing,
+            in_vain: 0,
         })
     }
 
@@ -282,7 +288,18 @@ impl Account {
         patience.map(|patience| patience.min(wait))
     }
 
-    /// What a failure means for everybody who shares this budget, its rate apart.
+    /// What is added to a named wait each time that keeping it was in vain. Servers count refused
+    /// requests too: two processes that each come back just when they were told to can keep each
+    /// other out for ever.
+    fn added(&mut self, was_open: bool) -> Duration {
+        // Those that were in flight together are refused together: once is enough.
+        self.in_vain = self.in_vain.saturating_add(u32::from(was_open));
+        let doubled = 0.5 * 2_f64.powi(i32::try_from(self.in_vain.min(20)).unwrap_or(20));
+        let more = if self.in_vain < 2 { 0.0 } else { doubled * rand::random_range(0.8..1.2) };
+        Duration::from_secs_f64(more).min(MOST_ADDED)
+    }
+
+    /// What a failure means for everybody who shares this budget.
     fn hear(
         &mut self,
         now: Tick,
@@ -301,7 +318,8 @@ impl Account {
             | Verdict::Shrink
             | Verdict::Fatal { .. } => return None,
         };
-        self.budget.close(now, now + wait, reason).then_some((wait, reason))
+        self.budget.close(now, now + wait, reason);
+        Some((wait, reason))
     }
 }
 
@@ -353,7 +371,7 @@ impl Handler<Metered<Report>> for RateAccountant {
         let now = tick(self.start);
         let (wall, recheck) = (self.clock.now(), self.credentials_recheck);
         let account = self.account(&report.key);
-        let open_before = account.budget.gate(now).is_none();
+        let was_open = account.budget.gate(now).is_none();
         let met = outcome(report.failure.as_ref(), wall);
         account.budget.done(now, report.sent, report.estimated, report.tokens, met);
         account.budget.learn(now, report.sent, &report.observed);
@@ -370,15 +388,26 @@ impl Handler<Metered<Report>> for RateAccountant {
             None => {}
         }
         if let Some(failure) = &report.failure {
-            let closed = account.hear(now, failure, wall, recheck).or_else(|| {
-                let gate = account.budget.gate(now).filter(|_| open_before)?;
-                Some((gate.until.saturating_sub(now), gate.reason))
-            });
-            if let Some((wait, reason)) = closed {
-                log_closed(provider, wait, reason, failure);
+            let heard = account.hear(now, failure, wall, recheck);
+            let named = account.budget.gate(now).map(|gate| (gate.until.saturating_sub(now), gate.reason));
+            if let Some((wait, reason)) = heard.or(named.filter(|_| met != Outcome::Accepted)) {
+                let more = match reason {
+                    GateReason::RateLimit | GateReason::SecondaryLimit => account.added(was_open),
+                    GateReason::Quota | GateReason::Credentials | GateReason::Unavailable => Duration::ZERO,
+                };
+                let wait = wait + more;
+                if !more.is_zero() {
+                    account.budget.close(now, now + wait, reason);
+                }
+                if was_open {
+                    log_closed(provider, wait, reason, failure);
+                }
             }
-        } else if account.budget.gate(now).is_some_and(|gate| gate.reason == GateReason::Credentials) {
-            account.budget.open();
+        } else {
+            account.in_vain = 0;
+            if account.budget.gate(now).is_some_and(|gate| gate.reason == GateReason::Credentials) {
+                account.budget.open();
+            }
         }
         self.pump(ctx);
     }

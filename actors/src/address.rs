@@ -110,6 +110,19 @@ impl<A: Actor> Address<A> {
         })
     }
 
+    /// Like [`Address::send`], but does not wait for an actor that is away: for the end of the
+    /// process, when nobody starts it again.
+    pub async fn send_if_alive<M>(&self, message: M) -> Result<M::Result, SendError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<Metered<M>>,
+        A::Context: ToEnvelope<A, Metered<M>>,
+    {
+        let alive = self.current.borrow().as_ref().is_some_and(Addr::connected);
+        if alive { self.send(message).await } else { Err(SendError::Gone(self.meter.name())) }
+    }
+
     /// Sends without waiting for an answer; told no when the mailbox is full or the actor away.
     pub fn try_send<M>(&self, message: M) -> Result<(), SendError>
     where

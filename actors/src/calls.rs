@@ -11,6 +11,7 @@ use steadfast_core::headers::Observed;
 use steadfast_core::retry::{Attempt, GaveUp, RetryPolicy, retry};
 use steadfast_core::time::{Clock, Timestamp};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::accountant::{Acquire, BudgetKey, Permit, RateAccountant};
 use crate::address::Address;
@@ -30,6 +31,8 @@ pub struct Patience {
     pub hard: CancellationToken,
     /// Until when the run's lease is surely its own: nothing is sent after it.
     pub(crate) leased: Leased,
+    /// The run's span, so that what a call logs names its job.
+    pub(crate) span: tracing::Span,
 }
 
 /// Why a call gave no result, as its run hears it.
@@ -125,6 +128,7 @@ impl Caller {
                 }
             }
         })
+        .instrument(patience.span.clone())
         .await;
         match (result, ended.take()) {
             (Ok(done), _) => Ok(done),

@@ -1,6 +1,8 @@
 //! Github: tokens, reads and effects, each request with a permit, under layers 1b and 2.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use secrecy::SecretString;
@@ -44,6 +46,20 @@ pub struct GetToken {
     pub target: Target,
     /// The one before was refused.
     pub refresh: bool,
+}
+
+/// A run begins to use the repository's token.
+pub struct Enter {
+    /// Where.
+    pub target: Target,
+}
+
+/// A run is over. The token is revoked once no run of this process uses it and the job has its end.
+pub struct Leave {
+    /// Where.
+    pub target: Target,
+    /// Whether the job has its end, so that nobody goes on with it soon.
+    pub ended: bool,
 }
 
 /// Asks who the commits are by.
@@ -98,6 +114,12 @@ impl Message for Describe {
 impl Message for GetToken {
     type Result = Result<SecretString, CallError>;
 }
+impl Message for Enter {
+    type Result = ();
+}
+impl Message for Leave {
+    type Result = ();
+}
 impl Message for WhoAmI {
     type Result = Result<Identity, CallError>;
 }
@@ -123,7 +145,16 @@ struct Calls {
     caller: Caller,
     token_policy: RetryPolicy,
     policy: RetryPolicy,
+    shown_after: Duration,
     secrets: SecretSink,
+    users: Mutex<BTreeMap<(u64, String), Users>>,
+}
+
+/// The runs that use one repository's installation token, and the newest token that they got.
+#[derive(Default)]
+struct Users {
+    runs: usize,
+    token: Option<AccessToken>,
 }
 
 impl Github {
@@ -139,7 +170,9 @@ impl Github {
             caller,
             token_policy: settings.token_retry.clone(),
             policy: settings.github_retry.clone(),
+            shown_after: settings.github_shown_after,
             secrets,
+            users: Mutex::default(),
         };
         Github { calls: Arc::new(calls), _lifeline: lifeline }
     }
@@ -159,7 +192,39 @@ impl Calls {
         };
         let token = self.caller.retrying(&self.token_policy, &target.patience, attempt).await?;
         (self.secrets)(&token.secret);
+        if let Some(users) = self.users().get_mut(&place(target)) {
+            users.token = Some(token.clone());
+        }
         Ok(token)
+    }
+
+    fn users(&self) -> MutexGuard<'_, BTreeMap<(u64, String), Users>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, target: &Target) {
+        self.users().entry(place(target)).or_default().runs += 1;
+    }
+
+    /// Should a count have been lost with an actor, a token is revoked under a run, which finds it
+    /// refused and gets another.
+    async fn leave(&self, target: &Target, ended: bool) {
+        let unused = {
+            let mut users = self.users();
+            let Some(left) = users.get_mut(&place(target)) else { return };
+            left.runs = left.runs.saturating_sub(1);
+            if left.runs > 0 {
+                return;
+            }
+            users.remove(&place(target)).and_then(|users| users.token)
+        };
+        let Some(token) = unused.filter(|_| ended && target.installation != 0) else { return };
+        let revoked = self.request(target, &token, async |token| self.client.revoke(&token).await).await;
+        match revoked {
+            Ok(Ok(())) => tracing::debug!(repository = %target.repo, "installation token revoked"),
+            Ok(Err(error)) => tracing::debug!(%error, "a token was not revoked: it ends within the hour"),
+            Err(error) => tracing::debug!(%error, "a token was not revoked: it ends within the hour"),
+        }
     }
 
     async fn with_permit<T>(
@@ -207,17 +272,30 @@ impl Calls {
         self.caller.retrying(&self.policy, &target.patience, attempt).await
     }
 
+    /// Whoever tried the effect before may have done so just now: an actor that died with the
+    /// request on its way, a try whose answer was lost. GitHub's lists are behind its writes.
+    async fn let_it_show(&self, target: &Target) -> Result<(), CallError> {
+        tokio::select! {
+            biased;
+            () = target.patience.soft.cancelled() => Err(CallError::Stopped),
+            () = tokio::time::sleep(self.shown_after) => Ok(()),
+        }
+    }
+
     /// Looks where it may stand already, then creates. A stranger's comment with our marker in it
-    /// is not ours: the author is compared too.
+    /// is not ours: the author is compared too, where GitHub tells who we are.
     async fn ensure_comment(&self, ensure: &EnsureComment) -> Result<Comment, CallError> {
         let EnsureComment { target, issue, marker, body, look_first } = ensure;
         let attempt = async |attempt: Attempt| {
             let token = self.token(target, attempt.refresh).await?;
             if *look_first || attempt.verify {
+                self.let_it_show(target).await?;
                 let author = self.identity(target).await?.login;
                 let found = self
                     .request(target, &token, async |token| {
-                        self.client.find_comment(&token, &target.repo, *issue, marker, Some(&author)).await
+                        self.client
+                            .find_comment(&token, &target.repo, *issue, marker, author.as_deref())
+                            .await
                     })
                     .await?;
                 match found {
@@ -259,6 +337,7 @@ impl Calls {
         let attempt = async |attempt: Attempt| {
             let token = self.token(target, attempt.refresh).await?;
             if *look_first || attempt.verify {
+                self.let_it_show(target).await?;
                 let found = self
                     .request(target, &token, async |token| {
                         self.client.find_pull(&token, &target.repo, branch).await
@@ -277,6 +356,11 @@ impl Calls {
         };
         self.caller.retrying(&self.policy, &target.patience, attempt).await
     }
+}
+
+/// Whose token it is.
+fn place(target: &Target) -> (u64, String) {
+    (target.installation, target.repo.to_string())
 }
 
 impl Actor for Github {
@@ -309,4 +393,6 @@ handles! {
     EnsureComment => |calls, asked| calls.ensure_comment(&asked).await;
     EditComment => |calls, asked| calls.edit_comment(&asked).await;
     EnsurePull => |calls, asked| calls.ensure_pull(&asked).await;
+    Enter => |calls, asked| calls.enter(&asked.target);
+    Leave => |calls, asked| calls.leave(&asked.target, asked.ended).await;
 }

@@ -36,7 +36,8 @@ pub struct JobSettings {
 pub struct SupervisorSettings {
     /// Restarts within `window` above which the process drains and exits with an error.
     pub max_restarts: u32,
-    /// See `max_restarts`.
+    /// See `max_restarts`. The backoff of an actor that dies again and again must fit into it that
+    /// often, or it never counts as too many.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
     /// How long a drain waits for steps in flight.
@@ -125,4 +126,6 @@ pub struct Settings {
     pub github_retry: RetryPolicy,
     /// `[github.limits]`.
     pub github_limits: LimitSettings,
+    /// `github.shown_after`: an effect that may stand is looked for only after it.
+    pub github_shown_after: Duration,
 }

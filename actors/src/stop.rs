@@ -80,6 +80,11 @@ impl Stop {
 
     /// For calls and tools.
     pub(crate) fn patience(&self) -> Patience {
-        Patience { soft: self.soft.clone(), hard: self.hard.clone(), leased: self.leased.clone() }
+        Patience {
+            soft: self.soft.clone(),
+            hard: self.hard.clone(),
+            leased: self.leased.clone(),
+            span: tracing::Span::current(),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The actor system put together: who is started with what, and how it all ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Actor;
 use steadfast_agent::prompts::Prompts;
@@ -63,21 +64,29 @@ pub struct Running {
     /// One meter an actor, as the Reporter logs them.
     pub meters: Vec<Arc<Meter>>,
     polling: CancellationToken,
+    drain_timeout: Duration,
 }
 
 impl Running {
     /// No more claims; steps in flight end; jobs go back to the queue with their place kept.
-    /// Bounded by `supervisor.drain_timeout`.
+    /// Bounded: steps in flight have `supervisor.drain_timeout`, the whole three times that.
     pub async fn drain(&self) {
         // Stopped even where a dying actor cannot be told.
         self.polling.cancel();
-        let told = [
-            self.supervisor.send(Ending).await,
-            self.poller.send(StopPolling).await,
-            self.jobs.send(Drain).await,
-        ];
-        for error in told.into_iter().filter_map(Result::err) {
-            tracing::warn!(%error, "drain: an actor was not there to be told");
+        let told = async {
+            [
+                self.supervisor.send_if_alive(Ending).await,
+                self.poller.send_if_alive(StopPolling).await,
+                self.jobs.send_if_alive(Drain).await,
+            ]
+        };
+        match tokio::time::timeout(3 * self.drain_timeout, told).await {
+            Ok(told) => {
+                for error in told.into_iter().filter_map(Result::err) {
+                    tracing::warn!(%error, "drain: an actor was not there to be told");
+                }
+            }
+            Err(_) => tracing::warn!("drain: not all came home; their leases will end"),
         }
     }
 }
@@ -209,5 +218,6 @@ pub fn start(deps: Deps) -> Running {
         escalation,
         meters,
         polling,
+        drain_timeout: settings.supervisor.drain_timeout,
     }
 }

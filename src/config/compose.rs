@@ -71,7 +71,7 @@ impl Config {
         let token_retry = take(&mut github, "token_retry")?;
         let github_retry = take(&mut github, "retry")?;
         let github_limits = take(&mut github, "limits")?;
-        let github = read(github)?;
+        let github: steadfast_github::Settings = read(github)?;
 
         let mut agent = table(&mut values, "agent")?;
         // Properties of the model: written once, under [llm].
@@ -105,6 +105,7 @@ impl Config {
             token_retry,
             github_retry,
             github_limits,
+            github_shown_after: github.shown_after,
         };
         let http = take(&mut values, "http")?;
         let log = take(&mut values, "log")?;

@@ -15,6 +15,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use steadfast_store::Location;
+
 pub use compose::{Config, LogFormat, LogSettings};
 pub use docs::reference;
 pub use problem::{Problem, Problems, Source};
@@ -188,5 +190,17 @@ impl Loaded {
     /// Whether nobody set the key.
     pub fn is_default(&self, key: &str) -> bool {
         !self.sources.contains_key(key)
+    }
+
+    /// Files that the model's commands must not see: the configuration, key files, the queue.
+    pub fn private_paths(&self) -> Vec<PathBuf> {
+        let keys = ["llm.api_key_file", "github.private_key_file", "github.token_file"];
+        let files = keys.iter().map(|key| rules::text(&self.values, key)).filter(|file| !file.is_empty());
+        let mut paths: Vec<PathBuf> = files.map(PathBuf::from).chain(self.file.clone()).collect();
+        if let Ok(Location::Sqlite(queue)) = self.config.queue.url.parse() {
+            let beside = |ending: &str| PathBuf::from(format!("{}{ending}", queue.display()));
+            paths.extend([beside("-wal"), beside("-shm"), queue.clone()]);
+        }
+        paths
     }
 }

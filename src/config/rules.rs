@@ -57,6 +57,7 @@ const RANGES: &[(&str, Range)] = &[
     ("github.api_version", Range::Text),
     ("github.timeout", Range::Time(100, HOUR)),
     ("github.write_spacing", Range::Time(0, HOUR)),
+    ("github.shown_after", Range::Time(0, 10 * MINUTE)),
     ("github.max_body_bytes", Range::Size(10 * KB, GB)),
     ("github.token_margin", Range::Time(0, 50 * MINUTE)),
     ("github.max_pages", Range::Count(1, 1_000)),

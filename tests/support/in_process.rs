@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use steadfast::config::load_from;
+use steadfast::config::{Config, load_from};
 use steadfast_actors::{Deps, Running};
 use steadfast_agent::jail::Jail;
 use steadfast_agent::prompts::Prompts;
@@ -12,8 +12,9 @@ use steadfast_agent::workspace::Workspaces;
 use steadfast_core::job::JobId;
 use steadfast_core::time::Timestamp;
 use steadfast_github::{Credentials, GithubClient};
+use steadfast_http::Transport;
 use steadfast_llm::{Endpoint, LlmClient};
-use steadfast_sim::{World, WorldConfig};
+use steadfast_sim::{SIMULATION_ONLY_PRIVATE_KEY, World, WorldConfig};
 use steadfast_store::memory::MemoryStore;
 use steadfast_store::{Inspection, State, Store};
 use tempfile::TempDir;
@@ -55,28 +56,8 @@ impl Village {
         let config = loaded.config;
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&config.queue, start, "test"));
         let store = wrap(store);
-        let endpoint = Endpoint::new(&config.llm.base_url, API_KEY.to_owned().into()).unwrap();
-        let llm = LlmClient::new(endpoint, config.llm, world.transport(), world.clock());
-        let credentials = Credentials { private_key: None, personal_token: Some(TOKEN.to_owned().into()) };
-        let github = GithubClient::new(config.github, credentials, world.transport(), world.clock()).unwrap();
         let jail = Jail::probe(config.agent.jail.clone(), config.agent.command.clone()).await;
-        let git_url = format!("file://{}", world.git_root().display()).parse().unwrap();
-        let running = steadfast_actors::start(Deps {
-            settings: config.actors,
-            prompts: Prompts::load(&config.agent).unwrap(),
-            workspaces: Workspaces::new(
-                config.agent.workspaces.clone(),
-                config.agent.git.clone(),
-                Arc::new(jail),
-            ),
-            agent: config.agent,
-            store: Arc::clone(&store),
-            llm,
-            github,
-            git_url,
-            clock: world.clock(),
-            secrets: Arc::new(|_| {}),
-        });
+        let running = start_runner(config, &world, Arc::clone(&store), world.transport(), Arc::new(jail));
         Village { world, store, running, _dir: dir }
     }
 
@@ -98,6 +79,35 @@ impl Village {
             Err(_) => panic!("{id} is not {state:?}: {:?}", self.store.inspect(&id).await),
         }
     }
+}
+
+/// A worker's actors, with the simulation's own credentials, a personal token and the App's key.
+pub fn start_runner(
+    config: Config,
+    world: &World,
+    store: Arc<dyn Store>,
+    transport: Arc<dyn Transport>,
+    jail: Arc<Jail>,
+) -> Running {
+    let endpoint = Endpoint::new(&config.llm.base_url, API_KEY.to_owned().into()).unwrap();
+    let llm = LlmClient::new(endpoint, config.llm, Arc::clone(&transport), world.clock());
+    let private_key = Some(SIMULATION_ONLY_PRIVATE_KEY.to_owned().into());
+    let private_key = private_key.filter(|_| !config.github.app_id.is_empty());
+    let credentials = Credentials { private_key, personal_token: Some(TOKEN.to_owned().into()) };
+    let github = GithubClient::new(config.github, credentials, transport, world.clock()).unwrap();
+    let (workspaces, git) = (config.agent.workspaces.clone(), config.agent.git.clone());
+    steadfast_actors::start(Deps {
+        settings: config.actors,
+        prompts: Prompts::load(&config.agent).unwrap(),
+        workspaces: Workspaces::new(workspaces, git, jail),
+        agent: config.agent,
+        store,
+        llm,
+        github,
+        git_url: format!("file://{}", world.git_root().display()).parse().unwrap(),
+        clock: world.clock(),
+        secrets: Arc::new(|_| {}),
+    })
 }
 
 /// A field of the status hash.

@@ -1,6 +1,8 @@
 //! A town to test in: a simulated OpenAI and GitHub on loopback, a queue, and workers as processes.
 
+pub mod fleet;
 pub mod in_process;
+pub mod storm;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -87,6 +89,7 @@ impl Town {
              llm.base_url = \"{url}/v1\"\nllm.model = \"gpt-sim\"\nllm.spacing = \"0s\"\n\
              llm.retry.initial = \"20ms\"\nllm.retry.max = \"2s\"\n\
              github.api_url = \"{url}/api/v3\"\ngithub.web_url = \"{url}\"\ngithub.write_spacing = \"0s\"\n\
+             github.shown_after = \"0s\"\n\
              github.token_retry.initial = \"20ms\"\ngithub.token_retry.max = \"2s\"\n\
              github.retry.initial = \"20ms\"\ngithub.retry.max = \"2s\"\n\
              job.retry.initial = \"20ms\"\njob.retry.max = \"500ms\"\njob.park_after = \"2s\"\n\

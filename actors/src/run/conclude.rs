@@ -15,18 +15,29 @@ use crate::github::{EditComment, EnsureComment};
 
 impl Run {
     /// Tells the issue of the end, then settles. Where GitHub lets nobody in for a while, the job
-    /// parks with its end in the journal and tells later.
+    /// parks with its end in the journal and tells later; where it fails, another run tells, as
+    /// long as there are attempts left.
     pub(super) async fn conclude(&mut self, end: &End) -> Result<Outcome, Outcome> {
-        if let Err(error) = self.tell(ProgressState::Ended(end)).await {
+        while let Err(error) = self.tell(ProgressState::Ended(end)).await {
             match error {
                 // Such a door opens when a person acts: the status hash tells until then.
                 CallError::Park { reason: GateReason::Credentials | GateReason::Quota, why, .. } => {
                     tracing::warn!(why, "the issue could not be told of the end");
+                    break;
                 }
                 CallError::Park { until, why, .. } => return Ok(Outcome::Parked { until, why }),
+                // Called off on the way: what has ended has, and is still to be told.
                 CallError::Stopped => self.check_stop().await?,
-                CallError::Exhausted { .. } | CallError::Fatal(_) | CallError::ActorDied(_) => {
+                CallError::Exhausted { .. } | CallError::ActorDied(_) => {
                     tracing::warn!(%error, "the issue could not be told of the end");
+                    match self.requeue(&error.to_string()) {
+                        Outcome::Ended(_) => break,
+                        another_run => return Ok(another_run),
+                    }
+                }
+                CallError::Fatal(_) => {
+                    tracing::warn!(%error, "the issue could not be told of the end");
+                    break;
                 }
             }
         }
@@ -34,7 +45,7 @@ impl Run {
     }
 
     /// Makes the progress comment say where the job stands; makes it first, where it is missing.
-    async fn tell(&mut self, state: ProgressState<'_>) -> Result<(), CallError> {
+    pub(super) async fn tell(&mut self, state: ProgressState<'_>) -> Result<(), CallError> {
         let Some(issue) = self.job.task_params.issue_number.filter(|_| !self.no_comment) else {
             return Ok(());
         };

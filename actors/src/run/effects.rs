@@ -10,13 +10,13 @@ use super::{Outcome, Run};
 use crate::calls::CallError;
 use crate::github::{EnsureComment, EnsurePull, WhoAmI};
 
-/// Whether an error speaks of this one call only (issues are disabled, the conversation is
-/// locked), so that the model is told, or the call left out.
+/// Whether a comment's error speaks of this one issue only (it is not there, is locked, issues are
+/// disabled), so that the model is told, or the comment left out. Whether the repository is there
+/// was seen when it was cloned, and is seen again by the push.
 pub(super) fn is_about_the_call(error: &CallError) -> bool {
     let CallError::Fatal(failure) = error else { return false };
-    let rejected = Verdict::Fatal { why: FatalReason::Rejected };
-    let not_found = Verdict::Fatal { why: FatalReason::NotFound };
-    failure.verdict == rejected || (failure.verdict == not_found && failure.status != Some(404))
+    let of_this_issue = [FatalReason::Rejected, FatalReason::NotFound];
+    of_this_issue.iter().any(|why| failure.verdict == Verdict::Fatal { why: *why })
 }
 
 impl Run {

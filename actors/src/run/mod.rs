@@ -15,6 +15,7 @@ use steadfast_agent::git::Identity;
 use steadfast_agent::machine::{Action, Agent, interrupted_output};
 use steadfast_agent::prompts::Prompts;
 use steadfast_agent::settings::AgentSettings;
+use steadfast_agent::texts::ProgressState;
 use steadfast_agent::workspace::{Workspace, Workspaces};
 use steadfast_core::chat::{ModelRequest, ToolCall};
 use steadfast_core::end::{End, EndReason, EndStatus};
@@ -29,7 +30,7 @@ use url::Url;
 use crate::accountant::millis;
 use crate::address::Address;
 use crate::calls::{CallError, Caller};
-use crate::github::{Github, Target};
+use crate::github::{Enter, Github, Leave, Target};
 use crate::llm::{Complete, Llm};
 use crate::meter::Meter;
 use crate::persist::Persist;
@@ -95,9 +96,19 @@ impl Run {
 
     /// Runs to an outcome. Whatever it is, the workspace is gone after it: the journal holds it.
     pub(crate) async fn drive(mut self) -> Outcome {
+        let target = self.target();
+        let entered = self.deps.github.send(Enter { target }).await;
         let outcome = match self.run().await {
             Ok(outcome) | Err(outcome) => outcome,
         };
+        let ended = matches!(outcome, Outcome::Ended(_));
+        // Nobody stops this run any more, and its lease may be over: a token is no effect.
+        let target = Target { patience: self.stop.renewed().patience(), ..self.target() };
+        // Not waited for: the job's end is not to wait for a token's.
+        let left = self.deps.github.try_send(Leave { target, ended });
+        if let Some(error) = entered.err().or(left.err()) {
+            tracing::debug!(%error, "a token is left to its end");
+        }
         if let Some(workspace) = self.workspace.take() {
             workspace.remove().await;
         }
@@ -228,6 +239,9 @@ impl Run {
             Ok(()) => {}
             Err(error @ StoreError::TooLarge { .. }) => {
                 let end = self.agent.failed(EndReason::Journal, &error.to_string());
+                if let Err(error) = self.tell(ProgressState::Ended(&end)).await {
+                    tracing::warn!(%error, "the issue could not be told of the end");
+                }
                 return Err(self.settlement(&end));
             }
             Err(error) => return Err(self.store_failed(error)),

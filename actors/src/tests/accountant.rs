@@ -128,6 +128,34 @@ fn a_named_wait_closes_the_gate_for_all_and_the_impatient_are_told_at_once() {
 }
 
 #[test]
+fn waits_that_are_kept_in_vain_grow_until_an_answer_comes() {
+    paused(async {
+        let accountant = accountant(|_| {});
+        let clock = PausedClock::new();
+        let named = Duration::from_secs(6);
+        let mut waits = Vec::new();
+        let mut refused = async || {
+            let begin = Instant::now();
+            let permit = get(&accountant, 0, 10 * MINUTE).await.unwrap();
+            waits.push(begin.elapsed().as_secs_f64());
+            let verdict = Verdict::WaitUntil { at: clock.now() + named, reason: GateReason::RateLimit };
+            done(permit, Some(failure(verdict, 429, false))).await;
+        };
+        for _ in 0..5 {
+            refused().await;
+        }
+        done(get(&accountant, 0, 10 * MINUTE).await.unwrap(), None).await;
+        refused().await;
+        refused().await;
+        let bounds = [(0.0, 0.1), (6.0, 6.1), (7.6, 8.5), (9.2, 10.9), (12.4, 15.7), (0.0, 0.1), (6.0, 6.1)];
+        for (wait, (least, most)) in waits.iter().zip(bounds) {
+            assert!((least..most).contains(wait), "{waits:?}");
+        }
+        assert_eq!(waits.len(), bounds.len());
+    });
+}
+
+#[test]
 fn failures_open_the_breaker_and_one_probe_closes_it() {
     paused(async {
         let accountant = accountant(|_| {});

@@ -95,5 +95,6 @@ pub(crate) fn settings() -> Settings {
         token_retry: policy(5, 30),
         github_retry: policy(3, 30),
         github_limits: limits,
+        github_shown_after: secs(5),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use http::Method;
 use steadfast_core::classify::clean::clean;
 use steadfast_core::classify::github::{Credential, Operation};
-use steadfast_core::failure::{Failure, FatalReason};
+use steadfast_core::failure::{Failure, FatalReason, Verdict};
 use url::Url;
 
 use crate::client::{Exchange, GithubClient, Repo, unsent_failure};
@@ -32,8 +32,8 @@ pub struct Repository {
 /// Who we are on GitHub: the author of commits and comments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The account, as it stands at comments: `steadfast[bot]`.
-    pub login: String,
+    /// The account, as it stands at comments: `steadfast[bot]`. `None` where GitHub does not tell.
+    pub login: Option<String>,
     /// The name for commits.
     pub name: String,
     /// The address for commits: GitHub's own that leads to the account and to no mailbox.
@@ -98,7 +98,8 @@ impl GithubClient {
         Exchange { result, observed }
     }
 
-    /// Who we are when we use `token`: the App's bot, or the person.
+    /// Who we are when we use `token`: the App's bot, or the person. A token may work on a
+    /// repository and yet not be told whose it is: then as much as is known.
     pub async fn identity(&self, token: &AccessToken) -> Exchange<Identity> {
         let credential = token.credential();
         let known = match credential {
@@ -110,22 +111,27 @@ impl GithubClient {
         }
         let exchange = match credential {
             Credential::Installation | Credential::AppJwt => self.bot(token).await,
-            Credential::Personal => {
-                self.read::<wire::User>(Operation::User, &["user"], token).await.map(|user| Identity {
-                    email: self.no_mailbox(&user),
-                    name: user
-                        .name
-                        .map(|name| clean(&name))
-                        .filter(|name| !name.is_empty())
-                        .unwrap_or_else(|| user.login.clone()),
-                    login: user.login,
-                })
-            }
+            Credential::Personal => self.person(token).await,
         };
         if let Ok(identity) = &exchange.result {
             *known.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.clone());
         }
         exchange
+    }
+
+    /// Whose the personal token is.
+    async fn person(&self, token: &AccessToken) -> Exchange<Identity> {
+        let exchange = self.read::<wire::User>(Operation::User, &["user"], token).await;
+        let known = exchange.map(|user| Identity {
+            email: self.no_mailbox(&user),
+            name: user
+                .name
+                .map(|name| clean(&name))
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(|| user.login.clone()),
+            login: Some(user.login),
+        });
+        known.or_if_untold(nobody)
     }
 
     /// The App tells its slug, and the account of that name its id.
@@ -143,20 +149,31 @@ impl GithubClient {
         let about_app = self.send_as_app(app, &outgoing).await;
         let slug = match about_app.result.and_then(|answer| answer.json::<wire::App>()) {
             Ok(app) => app.slug,
-            Err(failure) => return Exchange { result: Err(failure), observed: about_app.observed },
+            Err(failure) => {
+                let untold = Exchange { result: Err(failure), observed: about_app.observed };
+                return untold.or_if_untold(nobody);
+            }
         };
         let login = format!("{slug}[bot]");
         let exchange = self.read::<wire::User>(Operation::User, &["users", &login], token).await;
-        exchange.map(|user| Identity {
+        let known = exchange.map(|user| Identity {
             email: self.no_mailbox(&user),
             name: user.login.clone(),
-            login: user.login,
+            login: Some(user.login),
+        });
+        known.or_if_untold(|| Identity {
+            email: format!("{login}@users.noreply.{}", self.web_host()),
+            name: login.clone(),
+            login: Some(login.clone()),
         })
     }
 
     fn no_mailbox(&self, user: &wire::User) -> String {
-        let host = self.settings().web_url.host_str().unwrap_or("github.com");
-        format!("{}+{}@users.noreply.{host}", user.id, user.login)
+        format!("{}+{}@users.noreply.{}", user.id, user.login, self.web_host())
+    }
+
+    fn web_host(&self) -> &str {
+        self.settings().web_url.host_str().unwrap_or("github.com")
     }
 
     /// One thing, read.
@@ -189,5 +206,35 @@ impl GithubClient {
         };
         let exchange = self.send(&outgoing, token).await;
         Exchange { result: exchange.result.and_then(|answer| answer.json()), observed: exchange.observed }
+    }
+}
+
+/// Who commits are by where GitHub does not tell: an address of GitHub's would be a stranger's.
+fn nobody() -> Identity {
+    Identity { login: None, name: "steadfast".to_owned(), email: "steadfast@noreply.invalid".to_owned() }
+}
+
+impl Exchange<Identity> {
+    /// A refusal to tell is no reason to refuse the work; a refused credential is.
+    fn or_if_untold(self, known: impl FnOnce() -> Identity) -> Self {
+        let result = self.result.or_else(|failure| match failure.verdict {
+            Verdict::Fatal { why: FatalReason::Permission | FatalReason::NotFound } => {
+                let known = known();
+                tracing::warn!(
+                    name = known.name,
+                    email = known.email,
+                    error = %failure,
+                    "github does not tell who we are: to choose, set agent.identity_name and agent.identity_email"
+                );
+                Ok(known)
+            }
+            Verdict::Fatal { .. }
+            | Verdict::Retry { .. }
+            | Verdict::WaitUntil { .. }
+            | Verdict::Refresh
+            | Verdict::Verify
+            | Verdict::Shrink => Err(failure),
+        });
+        Exchange { result, observed: self.observed }
     }
 }

@@ -28,6 +28,10 @@ pub struct Settings {
     /// Time between the end of one write and the begin of the next, as GitHub asks; 1 s.
     #[serde(with = "humantime_serde")]
     pub write_spacing: Duration,
+    /// How long GitHub may take to show what was written: an effect whose outcome is unknown is
+    /// looked for only after it, so that it is not made twice; 5 s.
+    #[serde(with = "humantime_serde")]
+    pub shown_after: Duration,
     /// Longest wait that is believed of the server; 1 h.
     #[serde(with = "humantime_serde")]
     pub max_server_wait: Duration,

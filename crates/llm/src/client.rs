@@ -21,7 +21,7 @@ use crate::dialect::{Change, Dialect};
 use crate::json_tools;
 use crate::request;
 use crate::settings::{Endpoint, Settings, ToolsMode};
-use crate::stream::{Broken, read_stream, read_whole};
+use crate::stream::{Broken, read};
 
 /// The name of the operation in failures, logs and metrics.
 pub const CHAT: &str = "chat";
@@ -125,14 +125,10 @@ impl LlmClient {
         let mut refusal = None;
         let result = if head.status.is_success() {
             let cap = usize::try_from(self.settings.max_answer_bytes.as_u64()).unwrap_or(usize::MAX);
-            let read = async {
-                if self.is_streamed(&head.headers) {
-                    read_stream(body, cap).await
-                } else {
-                    read_whole(body, cap).await
-                }
-            };
-            match timeout_at(deadline, read).await.unwrap_or(Err(Broken::Transport(self.too_slow()))) {
+            match timeout_at(deadline, read(body, cap))
+                .await
+                .unwrap_or(Err(Broken::Transport(self.too_slow())))
+            {
                 Ok(assembled) => Ok(self.answer(request, assembled, request_id.clone())),
                 Err(broken) => Err(self.broken(broken, &head.headers)),
             }
@@ -200,14 +196,6 @@ impl LlmClient {
 
     fn waits(&self) -> Waits {
         Waits { quota_recheck: self.settings.quota_recheck, max_server_wait: self.settings.max_server_wait }
-    }
-
-    /// Some servers answer whole though asked for a stream; the content type tells.
-    fn is_streamed(&self, headers: &HeaderMap) -> bool {
-        let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let kind = kind.to_ascii_lowercase();
-        kind.starts_with("text/event-stream")
-            || (self.settings.stream && !kind.starts_with("application/json"))
     }
 
     fn answer(

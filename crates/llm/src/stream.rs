@@ -36,8 +36,28 @@ impl From<TransportError> for Broken {
 /// again, one that is left cannot.
 const DRAIN: Duration = Duration::from_millis(100);
 
+/// Reads an answer. Some servers answer whole though asked for a stream or the other way round, and
+/// some name the wrong content type; the first character is never wrong: JSON begins with a bracket,
+/// and no event does.
+pub(crate) async fn read(body: Body, cap: usize) -> Result<Assembled, Broken> {
+    let mut body = capped(body, cap);
+    let mut begun: Vec<Bytes> = Vec::new();
+    let mut first = None;
+    while first.is_none() {
+        let Some(piece) = body.next().await else { break };
+        let piece = piece?;
+        first = piece.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+        begun.push(piece);
+    }
+    let body = stream::iter(begun.into_iter().map(Ok)).chain(body).boxed();
+    match first {
+        Some(b'{' | b'[') => read_whole(body, cap).await,
+        Some(_) | None => read_stream(body, cap).await,
+    }
+}
+
 /// Reads a whole answer.
-pub(crate) async fn read_whole(body: Body, cap: usize) -> Result<Assembled, Broken> {
+async fn read_whole(body: Body, cap: usize) -> Result<Assembled, Broken> {
     let bytes = read_capped(body, cap).await?;
     let mut assembler = Assembler::default();
     take(&mut assembler, &bytes)?;
@@ -46,7 +66,7 @@ pub(crate) async fn read_whole(body: Body, cap: usize) -> Result<Assembled, Brok
 }
 
 /// Reads a streamed answer.
-pub(crate) async fn read_stream(body: Body, cap: usize) -> Result<Assembled, Broken> {
+async fn read_stream(body: Body, cap: usize) -> Result<Assembled, Broken> {
     // Servers leave out the blank line behind the last event; the decoder drops what lacks it.
     let last_line_end = stream::iter([Ok(Bytes::from_static(b"\n\n"))]);
     let mut events = SseByteStream::new(capped(body, cap).chain(last_line_end));

@@ -143,9 +143,9 @@ impl World {
         records
     }
 
-    /// Every installation token that was issued and not revoked: for a search of what must not hold
-    /// them.
-    pub fn issued_tokens(&self) -> Vec<String> {
+    /// Installation tokens that were ever issued, the first thousands: for a search of what must not
+    /// hold them.
+    pub fn ever_issued_tokens(&self) -> Vec<String> {
         self.state().github.issued_tokens()
     }
 

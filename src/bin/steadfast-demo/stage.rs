@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use steadfast::clock::SystemClock;
 use steadfast_core::time::Clock;
 use steadfast_sim::{
-    GithubConfig, Latency, LimitKind, LlmConfig, Repository, SIMULATION_ONLY_PRIVATE_KEY, ServeHandle,
-    Weather, World, WorldConfig, fixture,
+    Fault, FaultRule, GithubConfig, Latency, LimitKind, LlmConfig, Operation, Repository,
+    SIMULATION_ONLY_PRIVATE_KEY, ServeHandle, Target, Weather, World, WorldConfig, fixture,
 };
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -36,6 +36,9 @@ impl Stage {
     /// Starts the servers and writes the worker's configuration.
     pub async fn build(args: &Args) -> anyhow::Result<Self> {
         let world = World::new(world_config(args)).context("cannot make the simulated world")?;
+        if args.faults > 0.0 {
+            certain_weather(&world);
+        }
         let installation = world.config().github.installation_id;
         let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
         let server = world.serve(listener).context("cannot serve the simulation")?;
@@ -98,7 +101,7 @@ impl Stage {
             if self.folder.is_none() { format!("\nfolder: {}", self.path.display()) } else { String::new() };
         format!(
             "{} jobs, {} at once. The simulated OpenAI at {} allows {} and {}; {} % of requests\n\
-             go wrong by chance (seed {}). Worker, queue, git and HTTP are the real ones.{kept}\n",
+             go wrong by chance (seed {}), and some by script. Worker, queue, git and HTTP are the real ones.{kept}\n",
             args.jobs,
             args.concurrency,
             self.server.url(),
@@ -113,10 +116,14 @@ impl Stage {
     pub fn verdict(&self) -> String {
         let records = self.world.records();
         format!(
-            "the servers saw: {} model calls, {} of them answered 429, {} paid twice; {} pull requests, {} \
-             comments, {} faults by chance",
-            records.chats.len(),
-            records.chats_with(429),
+            "the servers saw: {} model calls answered, {} requests refused by a limit, {} turns paid twice; \
+             {} pull requests, {} comments, {} faults",
+            records.chats_with(200),
+            records
+                .rejections
+                .iter()
+                .filter(|refused| refused.status == 429 || by_limit(&refused.why))
+                .count(),
             records.paid_twice(),
             records.pulls.len(),
             records.comments.len(),
@@ -161,6 +168,25 @@ fn world_config(args: &Args) -> WorldConfig {
     };
     world.weather = Weather { llm: args.faults, github: args.faults, git: args.faults };
     world
+}
+
+/// Whether a refusal with 403 is a limit's.
+fn by_limit(why: &str) -> bool {
+    why.contains("limit")
+}
+
+/// What is met in every demo, whatever the dice say: a refusal with a short wait, one on GitHub's
+/// side, and one long enough for jobs to be parked.
+fn certain_weather(world: &World) {
+    let chat = Target::Operation(Operation::Chat);
+    let comment = Target::Operation(Operation::CommentCreate);
+    for rule in [
+        FaultRule::next(chat, 1, Fault::rate_limited_retry_after(2)).after(3),
+        FaultRule::next(comment, 1, Fault::secondary_limit(Some(3))).after(1),
+        FaultRule::next(chat, 1, Fault::rate_limited_retry_after(8)).after(20),
+    ] {
+        world.fault(rule);
+    }
 }
 
 /// What a first real configuration looks like, with the simulation's addresses.

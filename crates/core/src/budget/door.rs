@@ -179,7 +179,9 @@ impl Door {
             shut.probe = None;
             shut.rejected = Some(sent);
             shut.counted = false;
-            shut.gap = (shut.gap * 2).min(MINUTE / LAST_GAP);
+            // Shut for longer than a window: refused requests may count too, so fewer and fewer.
+            let long = now.saturating_sub(shut.since) > MINUTE + MINUTE / 4;
+            shut.gap = (shut.gap * 2).min(if long { MINUTE * 5 } else { MINUTE / LAST_GAP });
             shut.named = hint.map(|wait| now.saturating_add(wait));
         } else if let Some(wait) = hint {
             shut.named = shut.named.max(Some(now.saturating_add(wait)));

@@ -180,6 +180,12 @@ impl ErrorBody {
         message.contains("secondary rate limit") || message.contains("abuse detection")
     }
 
+    /// The same 403 as for a missing permission; only these words tell that it is this issue's alone.
+    fn speaks_of_a_locked_issue(&self) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        message.contains("issue is locked") || message.contains("conversation is locked")
+    }
+
     /// Whether a refused pull request is surely wrong in itself. A missing head may be a push that
     /// is not seen yet, and `custom` says that one exists as well as that there is nothing to
     /// merge: for those one looks.
@@ -205,11 +211,16 @@ pub fn classify(
 ) -> Failure {
     let error = ErrorBody::parse(body);
     let mut text = error.text();
+    // A page of HTML says less than its status, and an empty body nothing.
+    if text.is_empty() || text.trim_start().starts_with('<') {
+        text = status.canonical_reason().unwrap_or_default().to_owned();
+    }
     let verdict = match status.as_u16() {
         403 | 429 => match rate_limit_wait(status, headers, &error, now, bounds) {
             Some((wait, reason)) => {
                 Verdict::WaitUntil { at: now + wait.max(MIN_WAIT).min(bounds.max_server_wait), reason }
             }
+            None if error.speaks_of_a_locked_issue() => Verdict::Fatal { why: FatalReason::Rejected },
             None => {
                 if let Some(needed) = header(headers, "x-accepted-github-permissions") {
                     text = format!("{text}; give the App or the token the permission: {needed}");

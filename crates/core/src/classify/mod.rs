@@ -1,4 +1,4 @@
-//! From an answer, or its absence, to a verdict: one function a provider. PROVIDERS in docs has
+//! From an answer, or its absence, to a verdict: one function a provider. docs/providers.md has
 //! the tables; each row is a test case here.
 
 pub mod clean;

@@ -84,7 +84,7 @@ async fn the_bot_is_asked_for_once() {
         _ => reply(404, ""),
     });
     let bot = Identity {
-        login: "steadfast[bot]".into(),
+        login: Some("steadfast[bot]".into()),
         name: "steadfast[bot]".into(),
         email: "99+steadfast[bot]@users.noreply.web.test".into(),
     };
@@ -103,8 +103,42 @@ async fn a_person_is_who_the_personal_token_says() {
         let (client, fake) = client(move |_| reply(200, body.clone()));
         let token = client.token(0, &repo(), false).await.unwrap();
         let person = client.identity(&token).await.result.unwrap();
-        assert_eq!((person.login.as_str(), person.name.as_str()), ("ada", expected));
+        assert_eq!((person.login.as_deref(), person.name.as_str()), (Some("ada"), expected));
         assert_eq!(person.email, "5+ada@users.noreply.web.test");
         assert_eq!(fake.lines(), ["GET /user"]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_not_told_whose_it_is_works_all_the_same() {
+    let personal = r#"{"message":"Resource not accessible by personal access token"}"#;
+    for (status, body) in [(403, personal), (404, "")] {
+        let (client, fake) = client(move |_| reply(status, body));
+        let token = client.token(0, &repo(), false).await.unwrap();
+        for _ in 0..2 {
+            let nobody = client.identity(&token).await.result.unwrap();
+            assert_eq!((nobody.login, nobody.name.as_str()), (None, "steadfast"));
+            assert_eq!(nobody.email, "steadfast@noreply.invalid");
+        }
+        assert_eq!(fake.lines(), ["GET /user"], "asked once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_is_told_half_uses_that_half() {
+    let (client, _) = client(|asked| match asked.line().as_str() {
+        "GET /app" => reply(200, r#"{"id":42,"slug":"steadfast","name":"Steadfast"}"#),
+        _ => reply(404, ""),
+    });
+    let bot = client.identity(&token()).await.result.unwrap();
+    assert_eq!(bot.login.as_deref(), Some("steadfast[bot]"));
+    assert_eq!(bot.email, "steadfast[bot]@users.noreply.web.test");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_credential_is_no_identity() {
+    let (client, _) = client(|_| reply(401, r#"{"message":"Bad credentials"}"#));
+    let token = client.token(0, &repo(), false).await.unwrap();
+    let failure = client.identity(&token).await.result.unwrap_err();
+    assert_eq!(failure.verdict, Verdict::Fatal { why: FatalReason::Credentials });
 }

@@ -178,6 +178,7 @@ pub(super) fn settings() -> Settings {
         api_version: "2022-11-28".into(),
         timeout: Duration::from_secs(10),
         write_spacing: Duration::from_secs(1),
+        shown_after: Duration::from_secs(5),
         max_server_wait: Duration::from_secs(3600),
         max_body_bytes: ByteSize::mb(1),
         token_margin: Duration::from_secs(300),

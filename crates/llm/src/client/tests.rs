@@ -64,6 +64,37 @@ async fn a_server_that_does_not_stream_is_understood_and_one_that_always_does_to
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_content_type_that_is_wrong_misleads_nobody() {
+    let stream: String = [HELLO, STOP, "[DONE]"].iter().map(|line| format!("data: {line}\n\n")).collect();
+    let late = format!(" \r\n\n{WHOLE}");
+    for (kind, body) in [
+        ("text/plain", WHOLE),
+        ("text/event-stream", WHOLE),
+        ("text/event-stream", late.as_str()),
+        ("application/json", stream.as_str()),
+        ("application/octet-stream", stream.as_str()),
+    ] {
+        for settings in [settings(), whole()] {
+            for size in [1, 7, body.len()] {
+                let pieces = body.as_bytes().chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece)));
+                let answer = http::Response::builder().status(200).header("content-type", kind);
+                let answer = answer.body(stream::iter(pieces.collect::<Vec<_>>()).boxed()).unwrap();
+                let server = FakeServer::new([Reply::Answer(answer)]);
+                let answer = server.client(settings.clone()).chat(&request()).await.result.unwrap();
+                assert_eq!(answer.content.as_deref(), Some("hello"), "{kind} in pieces of {size}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn blank_space_without_end_is_bounded_by_the_answers_size() {
+    let blank = stream::repeat_with(|| Ok(Bytes::from(" ".repeat(50_000)))).boxed();
+    let failed = failure(settings(), events_by(blank)).await;
+    assert!(failed.message.contains("larger than 100000 bytes"), "{failed}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_request_carries_the_key_and_the_patience_of_the_settings() {
     let server = FakeServer::new([hello(), json(200, &[], WHOLE)]);
     server.client(settings()).chat(&request()).await.result.unwrap();

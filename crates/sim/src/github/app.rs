@@ -12,6 +12,9 @@ use crate::config::{Level, Permissions, Repository};
 use crate::reply::Reply;
 use crate::world::World;
 
+/// Most tokens that are remembered for [`World::ever_issued_tokens`].
+const MAX_ISSUED: usize = 5_000;
+
 fn ok(value: &Value) -> Result<Reply, Reply> {
     Ok(Reply::json(StatusCode::OK, value))
 }
@@ -135,6 +138,9 @@ pub(super) fn create_token(asked: &Asked<'_>, installation: u64) -> Result<Reply
     // Expired ones are kept for a while, so that a refusal can say why.
     state.github.tokens.retain(|_, info| now.since(info.expires).as_secs() < 3600);
     state.github.tokens.insert(token.clone(), info);
+    if state.github.issued.len() < MAX_ISSUED {
+        state.github.issued.push(token.clone());
+    }
     drop(state);
     let mut body = json!({
         "token": token, "expires_at": iso(expires), "permissions": permissions,

@@ -133,6 +133,8 @@ pub(crate) struct GitCall {
 /// What GitHub remembers.
 pub(crate) struct GithubState {
     tokens: HashMap<String, TokenInfo>,
+    /// The first thousands of tokens ever issued, revoked ones among them.
+    issued: Vec<String>,
     comments: BTreeMap<u64, CommentRecord>,
     updated: HashMap<u64, Timestamp>,
     pulls: Vec<PullRecord>,
@@ -150,6 +152,7 @@ impl GithubState {
             config.repositories.iter().map(|repo| (repo.full_name(), repo.issues + 1)).collect();
         GithubState {
             tokens: HashMap::new(),
+            issued: Vec::new(),
             comments: BTreeMap::new(),
             updated: HashMap::new(),
             pulls: Vec::new(),
@@ -162,7 +165,7 @@ impl GithubState {
     }
 
     pub(crate) fn issued_tokens(&self) -> Vec<String> {
-        self.tokens.keys().cloned().collect()
+        self.issued.clone()
     }
 
     /// Puts what stands now into the records.

@@ -108,6 +108,7 @@ fn github_client(world: &Arc<World>) -> GithubClient {
         api_version: "2022-11-28".to_owned(),
         timeout: Duration::from_secs(10),
         write_spacing: Duration::from_secs(1),
+        shown_after: Duration::from_secs(5),
         max_server_wait: Duration::from_secs(3600),
         max_body_bytes: ByteSize::mb(8),
         token_margin: Duration::from_secs(300),
@@ -129,11 +130,12 @@ async fn the_github_client_makes_its_effects_and_finds_them_again() {
     let known = client.repository(&token, &repo).await.result.unwrap();
     assert_eq!((known.default_branch.as_str(), known.archived), ("main", false));
     let identity = client.identity(&token).await.result.unwrap();
-    assert_eq!(identity.login, "steadfast-sim[bot]");
+    let author = identity.login.as_deref();
+    assert_eq!(author, Some("steadfast-sim[bot]"));
 
     let marker = "<!-- steadfast job=x effect=progress -->";
     let comment = client.create_comment(&token, &repo, 3, &format!("hello\n{marker}")).await.result.unwrap();
-    let found = client.find_comment(&token, &repo, 3, marker, Some(&identity.login)).await.result.unwrap();
+    let found = client.find_comment(&token, &repo, 3, marker, author).await.result.unwrap();
     assert_eq!(found.unwrap().id, comment.id);
     client.update_comment(&token, &repo, comment.id, &format!("done\n{marker}")).await.result.unwrap();
 

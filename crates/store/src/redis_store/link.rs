@@ -1,11 +1,12 @@
 //! The connection to Redis: made when it is needed, made again when it broke, and the scripts that
 //! run over it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
     ScriptInvocation, Value,
 };
 use tokio::sync::Mutex;
@@ -21,6 +22,8 @@ pub(super) struct Link {
     pub shown: String,
     connect_timeout: Duration,
     response_timeout: Duration,
+    /// It has answered as Redis does: an unreadable answer from here on was cut off.
+    is_redis: AtomicBool,
     current: Mutex<Current>,
 }
 
@@ -29,7 +32,8 @@ struct Current {
     connection: Option<MultiplexedConnection>,
     /// Counts connections, so that a broken one is dropped once and its successor is not.
     made: u64,
-    /// Whether the last attempt failed: said once, and once when it is over.
+    /// Whether the last attempt failed. Only for those who look closely: the worker itself says
+    /// once that its store is away.
     away: bool,
 }
 
@@ -48,6 +52,7 @@ impl Link {
             connect_timeout: settings.connect_timeout,
             response_timeout: settings.response_timeout,
             current: Mutex::default(),
+            is_redis: AtomicBool::new(false),
         })
     }
 
@@ -72,7 +77,7 @@ impl Link {
         match self.connect(Some(self.response_timeout)).await {
             Ok(connection) => {
                 if std::mem::take(&mut current.away) {
-                    tracing::info!(store = %self.shown, "redis is back");
+                    tracing::debug!(store = %self.shown, "redis is back");
                 }
                 current.made += 1;
                 current.connection = Some(connection.clone());
@@ -80,7 +85,7 @@ impl Link {
             }
             Err(error) => {
                 if !std::mem::replace(&mut current.away, true) {
-                    tracing::warn!(store = %self.shown, %error, "redis is away");
+                    tracing::debug!(store = %self.shown, %error, "redis is away");
                 }
                 Err(error)
             }
@@ -155,8 +160,16 @@ impl Link {
         })
     }
 
+    /// What answers there is Redis.
+    pub fn is_redis(&self) {
+        self.is_redis.store(true, Ordering::Relaxed);
+    }
+
     /// What an error means.
     pub fn failure(&self, error: &RedisError) -> StoreError {
+        if error.kind() == ErrorKind::Parse && self.is_redis.load(Ordering::Relaxed) {
+            return StoreError::Unavailable(format!("{}: an answer was cut off: {error}", self.shown));
+        }
         failure(&self.shown, error)
     }
 }

@@ -96,7 +96,10 @@ impl Core {
         let shown = &self.link.shown;
         let load = redis::cmd("SCRIPT").arg("LOAD").arg(self.scripts.sample()).to_owned();
         match self.link.raw(&load).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.link.is_redis();
+                Ok(())
+            }
             Err(error) if error.kind() == ServerErrorKind::ResponseError.into() => Err(StoreError::Unusable(
                 format!("{shown}: redis refuses the queue's scripts ({error}): it needs redis 7 or newer"),
             )),

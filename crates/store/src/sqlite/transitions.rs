@@ -65,7 +65,8 @@ impl<'a> Tx<'a> {
     pub fn next(&self) -> Result<Option<Timestamp>> {
         let mut next = self.sql(self.conn.prepare_cached(
             "SELECT min(at) FROM ( \
-             SELECT min(due) AS at FROM jobs INDEXED BY jobs_waiting WHERE state IN ('queued', 'parked') UNION ALL \
+             SELECT min(due) AS at FROM jobs INDEXED BY jobs_waiting \
+             WHERE state IN ('queued', 'parked') UNION ALL \
              SELECT min(lease_end) FROM jobs INDEXED BY jobs_running WHERE state = 'running')",
         ))?;
         let at: Option<i64> = self.sql(next.query_row([], |row| row.get(0)))?;
@@ -253,7 +254,8 @@ impl<'a> Tx<'a> {
 
     pub fn purge(&self, before: Timestamp) -> Result<u64> {
         let mut select = self.sql(self.conn.prepare_cached(
-            "SELECT seq FROM jobs INDEXED BY jobs_ended WHERE state = 'ended' AND ended_at <= ? ORDER BY ended_at LIMIT ?",
+            "SELECT seq FROM jobs INDEXED BY jobs_ended \
+             WHERE state = 'ended' AND ended_at <= ? ORDER BY ended_at LIMIT ?",
         ))?;
         let old = self.sql(select.query_map(params![before.millis(), PURGE_BATCH], |row| row.get(0)))?;
         let old: Vec<u64> = self.sql(old.collect())?;

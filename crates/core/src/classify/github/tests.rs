@@ -99,6 +99,7 @@ fn rows() -> Vec<Row> {
         row("429 with nothing", Repository, 429, &[], "", wait(60, SecondaryLimit)),
         // 403 any other
         row("403, not accessible", CreateComment, 403, LEFT, NOT_ACCESSIBLE, fatal(Permission)),
+        row("403, locked", CreateComment, 403, LEFT, LOCKED, fatal(Rejected)),
         row("403, archived", CreatePull, 403, &[], ARCHIVED, fatal(Permission)),
         row("403, SAML", Repository, 403, &[], r#"{"message":"SAML enforcement"}"#, fatal(Permission)),
         row("403, IP list", Repository, 403, &[], r#"{"message":"IP allow list"}"#, fatal(Permission)),
@@ -148,6 +149,7 @@ fn rows() -> Vec<Row> {
 }
 
 const NOT_ACCESSIBLE: &str = r#"{"message":"Resource not accessible by integration"}"#;
+const LOCKED: &str = r#"{"message":"Unable to create comment because issue is locked."}"#;
 const ARCHIVED: &str = r#"{"message":"Repository was archived so is read-only."}"#;
 const DATES: &[(&str, &str)] =
     &[("date", "Thu, 09 Oct 2025 08:53:20 GMT"), ("retry-after", "Thu, 09 Oct 2025 08:53:40 GMT")];
@@ -301,5 +303,20 @@ proptest::proptest! {
             Verdict::Refresh | Verdict::Verify | Verdict::Shrink | Verdict::Fatal { .. } => {}
         }
         assert!(failure.message.chars().count() <= 500);
+    }
+}
+
+#[test]
+fn a_page_or_nothing_is_told_by_its_status() {
+    for body in ["", "<html><body><h1>Unicorn!</h1></body></html>", "\n <!DOCTYPE html>"] {
+        let failure = classify(
+            &call(Operation::Repository),
+            StatusCode::BAD_GATEWAY,
+            &headers(&[]),
+            body.as_bytes(),
+            now(),
+            &BOUNDS,
+        );
+        assert_eq!(failure.message, "Bad Gateway", "{body}");
     }
 }

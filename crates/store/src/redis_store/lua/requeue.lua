@@ -5,6 +5,7 @@ if not held then return answer end
 local due = NOW + tonumber(ARGV[6])
 redis.call('HINCRBY', keys[1], ARGV[7], 1)
 redis.call('HSET', keys[1], 'lastError', ARGV[8])
-redis.call('HSET', keys[2], 'count', redis.call('HGET', keys[1], 'attempts'), 'lastError', ARGV[8], 'retryAfter', iso(due))
+local count = redis.call('HGET', keys[1], 'attempts')
+redis.call('HSET', keys[2], 'count', count, 'lastError', ARGV[8], 'retryAfter', iso(due))
 put_back(keys, ARGV[3], held, 'queued', due * 1000, ARGV[8])
 return 'done'
