@@ -77,7 +77,7 @@ impl Door {
     }
 
     /// The wait that the server named, unless it is a constant that knows nothing of the window: a
-    /// whole minute sharp, or the same as told a second before.
+    /// whole minute sharp, or the same as told a second before, though time had passed.
     pub fn judge(&mut self, now: Tick, hint: Option<Duration>) -> Option<Duration> {
         let hint = hint?;
         let told = self.last_hint.replace((now, hint));
@@ -85,6 +85,7 @@ impl Door {
             hint > Duration::from_secs(2)
                 && before.abs_diff(hint) < SAME
                 && now.saturating_sub(at) > Duration::from_secs(1) + SAME
+                && now < at + before
         });
         let minute = hint.abs_diff(MINUTE) < SAME;
         (!constant && !minute).then_some(hint)
@@ -140,10 +141,12 @@ impl Door {
             return (probe + self.quiet).saturating_sub(now).max(Duration::from_millis(1));
         }
         let blind = shut.last + shut.gap;
-        let next = shut.named.unwrap_or_else(|| match lane.returned(now) {
-            Some(returned) => returned.max(blind),
-            None => self.window_opens(shut, blind, lane),
-        });
+        let next = match (lane.returned(now), shut.named) {
+            // What comes back of a rolling window may be taken by others on the key.
+            (Some(returned), named) => returned.max(blind).max(named.unwrap_or_default()),
+            (None, Some(named)) => named,
+            (None, None) => self.window_opens(shut, blind, lane),
+        };
         next.saturating_sub(now)
     }
 

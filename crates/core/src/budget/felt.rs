@@ -21,6 +21,8 @@ const FIRST_CUT: f64 = 0.75;
 const CUT: f64 = 0.9;
 const MEASURED_CUT: f64 = 0.98;
 const ENOUGH_TO_MEASURE: u32 = 12;
+/// Fewer than this tell no rate where the server names its waits.
+const ENOUGH_TO_GUESS: f64 = 10.0;
 /// What an answer adds to the rate, as a share; grows while nothing is rejected.
 const GROWTH: f64 = 0.0005;
 const MOST_GROWTH: f64 = 0.02;
@@ -201,10 +203,12 @@ impl Felt {
                     return true;
                 }
                 lane.most = self.cut(now, clean, lane).max(SLOWEST);
-                lane.drain(now, hint.unwrap_or(Duration::ZERO));
+                // Rejected again after the cut: not before the answer to the last would have come.
+                let pause = if self.in_a_row > 1 { now.saturating_sub(sent) } else { Duration::ZERO };
+                lane.drain(now, hint.unwrap_or(Duration::ZERO).max(pause));
                 false
             }
-            Kind::Fixed => self.window_rejected(now, sent, lane),
+            Kind::Fixed => self.window_rejected(now, sent, hint, lane),
             Kind::Rolling => {
                 if lane.rolling >= lane.most * 0.97 && self.tried.is_none() {
                     lane.widen_guard();
@@ -231,7 +235,7 @@ impl Felt {
         }
     }
 
-    fn window_rejected(&mut self, now: Tick, sent: Tick, lane: &mut Lane) -> bool {
+    fn window_rejected(&mut self, now: Tick, sent: Tick, hint: Option<Duration>, lane: &mut Lane) -> bool {
         let Some(edge) = lane.edge else {
             if lane.edge_by_count() {
                 return true;
@@ -244,7 +248,8 @@ impl Felt {
         };
         let felt = lane.kind_source == Source::Felt;
         let spent = lane.in_window;
-        if felt && spent < lane.most * 0.5 && lane.rolling >= lane.most * 0.9 {
+        let soon = hint.is_none_or(|hint| hint < WINDOW_SHUT);
+        if felt && soon && spent < lane.most * 0.5 && lane.rolling >= lane.most * 0.9 {
             lane.kind = Kind::Rolling;
             let held = lane.rolling;
             self.size(now, lane, held);
@@ -299,6 +304,10 @@ impl Felt {
     }
 
     fn guess_rate(&mut self, accepted: f64, cycle: f64, opening: Opening, lane: &mut Lane) {
+        if opening.named && accepted < ENOUGH_TO_GUESS {
+            // The server says when: a handful says nothing of the rate.
+            return;
+        }
         let shut = opening.at.saturating_sub(opening.since).as_secs_f64().max(1e-3);
         let refill = if opening.named { f64::INFINITY } else { 2.0 / shut };
         let rate = (accepted / cycle).min(refill);

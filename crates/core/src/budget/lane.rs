@@ -113,7 +113,7 @@ impl Lane {
     /// Whether the bucket is spent as fast as it fills: only then does an answer say something of
     /// the limit.
     pub fn is_pressed(&self) -> bool {
-        self.level < self.room() * 0.999
+        self.level < (1.0 + self.room() * 0.05).min(self.room() * 0.999)
     }
 
     fn advance(&mut self, now: Tick) {
