@@ -16,6 +16,9 @@ const SPAN: f64 = 1.0;
 /// Seconds within which a quantity counts as constant.
 const CONSTANT: f64 = 1.0;
 
+/// A reset further away is no reset.
+const FURTHEST: Duration = Duration::from_secs(32 * 86_400);
+
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     sent: f64,
@@ -33,14 +36,15 @@ pub(super) struct Told {
 impl Told {
     /// Learns from one answer. Returns until when nothing can be sent, if it says so.
     pub fn learn(&mut self, now: Tick, sent: Tick, window: &Window, lane: &mut Lane) -> Option<Tick> {
+        let reset = window.reset.filter(|reset| *reset <= FURTHEST);
         let stated = window.limit.filter(|limit| *limit > 0).map(|limit| limit as f64);
-        self.longest = self.longest.max(window.reset.unwrap_or_default());
+        self.longest = self.longest.max(reset.unwrap_or_default());
         if let Some(limit) = stated
             && lane.source != Source::Config
         {
             lane.state(limit, length(self.longest), Source::Headers);
         }
-        if let (Some(remaining), Some(reset)) = (window.remaining, window.reset) {
+        if let (Some(remaining), Some(reset)) = (window.remaining, reset) {
             self.note(Seen {
                 sent: sent.as_secs_f64(),
                 remaining: remaining as f64,
@@ -57,7 +61,7 @@ impl Told {
         }
         // A window that is used up is closed until its reset; a bucket refills at once.
         let closed = matches!(window.remaining, Some(0)) && lane.kind_source == Source::Assumed;
-        window.reset.filter(|_| closed).map(|reset| (sent + reset).max(now))
+        reset.filter(|_| closed).map(|reset| (sent + reset).max(now))
     }
 
     fn note(&mut self, seen: Seen) {
