@@ -16,6 +16,7 @@ use world::{Policy, bound, run};
 const SEEDS: u64 = 20;
 
 /// `x_bound` and the share of 429s of each seed, sorted apart.
+#[expect(clippy::expect_used, reason = "a helper of tests")]
 fn measure(name: &str, rpm: f64, jobs: usize, at_once: usize) -> Vec<(Scenario, Vec<f64>, Vec<f64>)> {
     let phase = |seed: u64| world::Random(seed * 77 + 5).unit();
     let chosen =
@@ -25,7 +26,7 @@ fn measure(name: &str, rpm: f64, jobs: usize, at_once: usize) -> Vec<(Scenario, 
     let measured = rows.into_iter().enumerate().map(|(index, row)| {
         let (mut xs, mut shares) = (Vec::new(), Vec::new());
         for seed in 0..SEEDS {
-            let scenario = chosen(seed).nth(index).unwrap();
+            let scenario = chosen(seed).nth(index).expect("each seed has the same rows");
             let ours = run(&scenario, Policy::Steadfast, seed);
             assert_eq!((ours.done, ours.failed), (jobs, 0), "{name}, {at_once} at once, seed {seed}");
             assert_eq!(ours.wasted, 0, "a call was paid twice: {name}, seed {seed}");

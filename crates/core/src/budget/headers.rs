@@ -43,6 +43,11 @@ impl Told {
             && lane.source != Source::Config
         {
             lane.state(limit, length(self.longest), Source::Headers);
+            if lane.window > MINUTE && lane.kind_source == Source::Assumed {
+                // Who counts by the hour or the day counts from an instant.
+                lane.kind = Kind::Fixed;
+                lane.kind_source = Source::Headers;
+            }
         }
         if let (Some(remaining), Some(reset)) = (window.remaining, reset) {
             self.note(Seen {
@@ -137,11 +142,12 @@ impl Told {
     }
 }
 
-/// Limits are stated for a minute unless a reset is further away: then for an hour, or a day.
+/// Limits are stated for a minute unless a reset is far away: then for an hour, or a day. Some
+/// minutes' reset (`6m0s`) is still a minute's limit, told of a bucket that is overdrawn.
 fn length(longest: Duration) -> Duration {
     match longest.as_secs() {
-        0..=61 => MINUTE,
-        62..=3_660 => MINUTE * 60,
+        0..=900 => MINUTE,
+        901..=3_700 => MINUTE * 60,
         _ => MINUTE * 60 * 24,
     }
 }

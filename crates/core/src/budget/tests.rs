@@ -157,6 +157,9 @@ fn a_limit_with_a_far_reset_is_one_of_an_hour() {
     github.learn(secs(0), secs(0), &observed);
     let (limit, _) = github.request_limit().unwrap();
     assert!((83.0..84.0).contains(&limit), "{limit}");
+    assert_eq!(github.request_kind(), (Kind::Fixed, Source::Headers));
+    let sent = greedy(&mut github, secs(1), secs(2), 1);
+    assert!(sent > 20, "{sent}: an hour's limit is not spread over the hour");
 }
 
 #[test]

@@ -69,9 +69,9 @@ impl Meter {
                 }
             }
             Kind::Rolling => {
-                while self.log.front().is_some_and(|(at, _)| at + self.window <= now) {
-                    let (_, amount) = self.log.pop_front().unwrap();
+                while let Some((_, amount)) = self.log.front().filter(|(at, _)| *at + self.window <= now) {
                     self.level -= amount;
+                    self.log.pop_front();
                 }
             }
         }
@@ -195,7 +195,7 @@ impl Server {
             Observed::default()
         };
         let retry_after = match self.retry_after {
-            _ if accepted => None,
+            RetryAfter::Hidden | RetryAfter::True | RetryAfter::Sixty if accepted => None,
             RetryAfter::Hidden => None,
             RetryAfter::True => Some(Duration::from_secs(wait.ceil().max(1.0) as u64)),
             RetryAfter::Sixty => Some(Duration::from_secs(60)),

@@ -337,7 +337,7 @@ impl World<'_> {
                     let wait = self.server.wait(now as f64 / MICROS, estimate as f64);
                     if wait > 0.0 { micros(wait) } else { 0 }
                 }
-                _ => {
+                Policy::Steadfast | Policy::Seed | Policy::Sdk => {
                     let wait = self.budget.wait(Duration::from_micros(now), estimate);
                     wait.as_nanos().div_ceil(1000) as u64
                 }
