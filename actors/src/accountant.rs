@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture, SpawnHandle};
 use steadfast_core::breaker::{Breaker, BreakerSettings, Change};
-use steadfast_core::budget::{Budget, LimitSettings, Tick};
+use steadfast_core::budget::{Budget, LimitSettings, Outcome, Tick};
 use steadfast_core::failure::{Failure, FatalReason, GateReason, Provider, Verdict};
 use steadfast_core::headers::Observed;
 use steadfast_core::time::{Clock, Timestamp};
@@ -26,6 +26,9 @@ const SHORTEST_PARK: Duration = Duration::from_secs(1);
 
 /// The most that is added to a wait that the server named.
 const MOST_ADDED: Duration = Duration::from_secs(60);
+
+/// Accounts beyond which those that are not in use are forgotten.
+const MOST_ACCOUNTS: usize = 1_000;
 
 /// Whose budget: a provider and, within it, the credential that is limited.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +56,7 @@ impl BudgetKey {
 pub struct Permit {
     key: BudgetKey,
     tokens: u64,
+    sent: Tick,
     accountant: Option<Address<RateAccountant>>,
 }
 
@@ -60,7 +64,8 @@ impl Permit {
     /// The request was sent, and this came of it.
     pub(crate) async fn report(mut self, observed: Observed, tokens: Option<u64>, failure: Option<Failure>) {
         let Some(accountant) = self.accountant.take() else { return };
-        let report = Report { key: self.key.clone(), estimated: self.tokens, observed, tokens, failure };
+        let (key, sent, estimated) = (self.key.clone(), self.sent, self.tokens);
+        let report = Report { key, sent, estimated, observed, tokens, failure };
         // An accountant that died with the report has forgotten the permit too.
         if let Err(error) = accountant.send(report).await {
             tracing::debug!(%error, "a report was lost with the accountant");
@@ -72,7 +77,11 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(accountant) = self.accountant.take() {
             // One for each permit that exists.
-            accountant.tell_from_drop(GiveBack { key: self.key.clone(), tokens: self.tokens });
+            accountant.tell_from_drop(GiveBack {
+                key: self.key.clone(),
+                sent: self.sent,
+                tokens: self.tokens,
+            });
         }
     }
 }
@@ -106,6 +115,7 @@ pub struct Shut {
 /// What came of a request that had a permit.
 struct Report {
     key: BudgetKey,
+    sent: Tick,
     estimated: u64,
     observed: Observed,
     tokens: Option<u64>,
@@ -119,6 +129,7 @@ impl Message for Report {
 /// A permit that was not used.
 struct GiveBack {
     key: BudgetKey,
+    sent: Tick,
     tokens: u64,
 }
 
@@ -191,15 +202,19 @@ impl RateAccountant {
     }
 
     fn account(&mut self, key: &BudgetKey) -> &mut Account {
-        let unlimited = LimitSettings { requests_per_minute: 0, tokens_per_minute: 0, concurrency: 0 };
+        // Installations are named by queue entries, which strangers may write: no table without a bound.
+        let now = tick(self.start);
+        if self.accounts.len() >= MOST_ACCOUNTS && !self.accounts.contains_key(key) {
+            self.accounts.retain(|_, account| account.is_in_use(now));
+        }
         let (limits, spacing) = match key {
             BudgetKey::Llm => (&self.llm_limits, self.llm_spacing),
             BudgetKey::Github(_) => (&self.github_limits, Duration::ZERO),
-            BudgetKey::Git => (&unlimited, Duration::ZERO),
+            BudgetKey::Git => (&LimitSettings::UNKNOWN, Duration::ZERO),
         };
-        let (breaker, start) = (&self.breaker, self.start);
+        let breaker = &self.breaker;
         self.accounts.entry(key.clone()).or_insert_with(|| Account {
-            budget: Budget::new(limits, tick(start)),
+            budget: Budget::new(limits, now),
             breaker: Breaker::new(breaker.clone()),
             waiting: BTreeMap::new(),
             last_sent: None,
@@ -227,6 +242,14 @@ impl RateAccountant {
 }
 
 impl Account {
+    /// Whether forgetting it would lose more than what the next headers tell.
+    fn is_in_use(&self, now: Tick) -> bool {
+        !self.waiting.is_empty()
+            || self.budget.in_flight() > 0
+            || self.budget.gate(now).is_some()
+            || !self.breaker.wait(now).is_zero()
+    }
+
     /// How long until a call of `tokens` could go.
     fn wait(&mut self, now: Tick, tokens: u64) -> Duration {
         // Where all are refused one at a time is enough to find out when no longer.
@@ -258,7 +281,7 @@ impl Account {
             self.budget.take(now, tokens);
             self.breaker.sent(now);
             self.last_sent = Some(now);
-            let permit = Permit { key: key.clone(), tokens, accountant: Some(me.clone()) };
+            let permit = Permit { key: key.clone(), tokens, sent: now, accountant: Some(me.clone()) };
             // A waiter that left in this very moment drops the permit, which gives it back.
             let _left = waiter.answer.send(Ok(permit));
         }
@@ -289,15 +312,15 @@ impl Account {
         patience.map(|patience| patience.min(wait))
     }
 
-    /// A named wait, made longer each time that keeping it was in vain. Servers count refused
+    /// What is added to a named wait each time that keeping it was in vain. Servers count refused
     /// requests too: two processes that each come back just when they were told to can keep each
     /// other out for ever.
-    fn lengthened(&mut self, wait: Duration, was_open: bool) -> Duration {
+    fn added(&mut self, was_open: bool) -> Duration {
         // Those that were in flight together are refused together: once is enough.
         self.in_vain = self.in_vain.saturating_add(u32::from(was_open));
         let doubled = 0.5 * 2_f64.powi(i32::try_from(self.in_vain.min(20)).unwrap_or(20));
         let more = if self.in_vain < 2 { 0.0 } else { doubled * rand::random_range(0.8..1.2) };
-        wait + Duration::from_secs_f64(more).min(MOST_ADDED)
+        Duration::from_secs_f64(more).min(MOST_ADDED)
     }
 
     /// What a failure means for everybody who shares this budget.
@@ -308,20 +331,37 @@ impl Account {
         wall: Timestamp,
         recheck: Duration,
     ) -> Option<(Duration, GateReason)> {
-        match failure.verdict {
-            Verdict::WaitUntil { at, reason } => Some((at.since(wall), reason)),
-            Verdict::Fatal { why: FatalReason::Credentials } => Some((recheck, GateReason::Credentials)),
-            Verdict::Retry { after: None } if failure.status == Some(429) => {
-                self.budget.rejected_without_hint(now);
-                // The callers' own backoff is the wait, unless that is in vain too.
-                Some((Duration::ZERO, GateReason::RateLimit))
-            }
+        let (wait, reason) = match failure.verdict {
+            // The budget has heard of it as a rejection.
+            Verdict::WaitUntil { reason: GateReason::RateLimit, .. } => return None,
+            Verdict::WaitUntil { at, reason } => (at.since(wall), reason),
+            Verdict::Fatal { why: FatalReason::Credentials } => (recheck, GateReason::Credentials),
             Verdict::Retry { .. }
             | Verdict::Refresh
             | Verdict::Verify
             | Verdict::Shrink
-            | Verdict::Fatal { .. } => None,
-        }
+            | Verdict::Fatal { .. } => return None,
+        };
+        self.budget.close(now, now + wait, reason);
+        Some((wait, reason))
+    }
+}
+
+/// How the server's limits met a request that ended so.
+fn outcome(failure: Option<&Failure>, wall: Timestamp) -> Outcome {
+    let Some(failure) = failure else { return Outcome::Accepted };
+    match failure.verdict {
+        Verdict::WaitUntil { at, reason: GateReason::RateLimit } => Outcome::Rejected(Some(at.since(wall))),
+        Verdict::Retry { after } if failure.status == Some(429) => Outcome::Rejected(after),
+        Verdict::WaitUntil { .. }
+        | Verdict::Retry { .. }
+        | Verdict::Refresh
+        | Verdict::Verify
+        | Verdict::Shrink
+        | Verdict::Fatal { .. } => match failure.status {
+            Some(_) => Outcome::Accepted,
+            None => Outcome::Unknown,
+        },
     }
 }
 
@@ -356,8 +396,9 @@ impl Handler<Metered<Report>> for RateAccountant {
         let (wall, recheck) = (self.clock.now(), self.credentials_recheck);
         let account = self.account(&report.key);
         let was_open = account.budget.gate(now).is_none();
-        account.budget.done(report.estimated, report.tokens);
-        account.budget.learn(now, &report.observed);
+        let met = outcome(report.failure.as_ref(), wall);
+        account.budget.done(now, report.sent, report.estimated, report.tokens, met);
+        account.budget.learn(now, report.sent, &report.observed);
         let unhealthy = report.failure.as_ref().is_some_and(|failure| failure.unhealthy);
         let provider = report.key.provider();
         match account.breaker.ended(now, !unhealthy) {
@@ -371,12 +412,21 @@ impl Handler<Metered<Report>> for RateAccountant {
             None => {}
         }
         if let Some(failure) = &report.failure {
-            if let Some((wait, reason)) = account.hear(now, failure, wall, recheck) {
-                let wait = match reason {
-                    GateReason::RateLimit | GateReason::SecondaryLimit => account.lengthened(wait, was_open),
-                    GateReason::Quota | GateReason::Credentials | GateReason::Unavailable => wait,
+            let heard = account.hear(now, failure, wall, recheck);
+            let named = account.budget.gate(now).map(|gate| (gate.until.saturating_sub(now), gate.reason));
+            // Without a word of the server's the callers' own backoff is the wait, unless that is in
+            // vain too.
+            let bare = (met == Outcome::Rejected(None)).then_some((Duration::ZERO, GateReason::RateLimit));
+            if let Some((wait, reason)) = heard.or(named.filter(|_| met != Outcome::Accepted)).or(bare) {
+                let more = match reason {
+                    GateReason::RateLimit | GateReason::SecondaryLimit => account.added(was_open),
+                    GateReason::Quota | GateReason::Credentials | GateReason::Unavailable => Duration::ZERO,
                 };
-                if account.budget.close(now, now + wait, reason) && !wait.is_zero() {
+                let wait = wait + more;
+                if !more.is_zero() {
+                    account.budget.close(now, now + wait, reason);
+                }
+                if was_open && !wait.is_zero() {
                     log_closed(provider, wait, reason, failure);
                 }
             }
@@ -410,7 +460,7 @@ impl Handler<Metered<GiveBack>> for RateAccountant {
         let (back, _handling) = message.open();
         let now = tick(self.start);
         let account = self.account(&back.key);
-        account.budget.untake(back.tokens);
+        account.budget.untake(now, back.sent, back.tokens);
         account.breaker.unsent(now);
         self.pump(ctx);
     }

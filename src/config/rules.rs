@@ -109,6 +109,7 @@ const RANGES: &[(&str, Range)] = &[
     ("*.requests_per_minute", Range::Count(0, 100_000_000)),
     ("*.tokens_per_minute", Range::Count(0, 4_000_000_000)),
     ("*.limits.concurrency", Range::Count(0, 100_000)),
+    ("*.limits.burst", Range::Count(0, 1_000_000)),
     ("*.max_attempts", Range::Count(1, 100)),
     ("*.initial", Range::Time(1, DAY)),
     ("*.max", Range::Time(1, DAY)),

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use steadfast_core::breaker::BreakerSettings;
-use steadfast_core::budget::LimitSettings;
+use steadfast_core::budget::{LimitSettings, WindowKind};
 use steadfast_core::retry::RetryPolicy;
 use steadfast_core::time::{Clock, Timestamp};
 use tokio::time::Instant;
@@ -49,7 +49,13 @@ pub(crate) fn settings() -> Settings {
         multiplier: 2.0,
         jitter: 0.2,
     };
-    let limits = LimitSettings { requests_per_minute: 0, tokens_per_minute: 0, concurrency: 0 };
+    let limits = LimitSettings {
+        requests_per_minute: 0,
+        tokens_per_minute: 0,
+        concurrency: 0,
+        window: WindowKind::Auto,
+        burst: 0,
+    };
     Settings {
         job: JobSettings {
             concurrency: 4,

@@ -1,0 +1,271 @@
+//! What a provider allows, as arithmetic: requests and tokens, concurrency, and the gate.
+//!
+//! Time is a [`Tick`]: the monotonic time since the process began. A limit and the kind of its
+//! window come from the configuration, else from the server's headers, else from what was accepted
+//! and rejected; each says which ([`Source`]). `docs/decisions` and the files here say how:
+//! [`lane`] counts, [`door`] closes and opens, [`headers`] and [`felt`] learn.
+
+mod door;
+mod felt;
+mod headers;
+mod lane;
+pub mod least;
+mod settings;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use self::settings::{LimitSettings, WindowKind};
+
+use self::door::Door;
+use self::felt::Felt;
+use self::headers::Told;
+use self::lane::Lane;
+use crate::failure::GateReason;
+use crate::headers::Observed;
+
+/// Monotonic time since an arbitrary beginning.
+pub type Tick = Duration;
+
+/// Where a limit, or the kind of its window, comes from; shown beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// config.toml.
+    Config,
+    /// The server's headers.
+    Headers,
+    /// What was accepted and rejected.
+    Felt,
+    /// Nothing yet: the careful choice.
+    Assumed,
+}
+
+/// What is added to each instant inside, so that a window may have begun before the process did.
+const ORIGIN: Duration = Duration::from_secs(2 * 86_400);
+
+/// How a limit is counted by the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Refilled continuously.
+    Bucket,
+    /// Whole again at instants of the clock, one window apart.
+    Fixed,
+    /// Each unit comes back one window after it was spent.
+    Rolling,
+}
+
+/// A gate that is closed until a known time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Closed {
+    /// When it opens.
+    pub until: Tick,
+    /// Why it is closed.
+    pub reason: GateReason,
+}
+
+/// How the server met a request, as far as its limits go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was let in, whatever became of it then.
+    Accepted,
+    /// 429 or what stands for it; with the wait that the server named.
+    Rejected(Option<Duration>),
+    /// No answer: whether it was counted is not known, so it is taken as counted.
+    Unknown,
+}
+
+/// One budget: what one credential may ask of one provider's resource.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    requests: Lane,
+    tokens: Lane,
+    told_requests: Told,
+    told_tokens: Told,
+    felt: Felt,
+    door: Door,
+    gate: Option<Closed>,
+    concurrency: Option<u32>,
+    in_flight: u32,
+}
+
+impl Budget {
+    /// A budget that begins at `now` with what the configuration knows.
+    pub fn new(settings: &LimitSettings, now: Tick) -> Self {
+        let now = inside(now);
+        Budget {
+            requests: Lane::new(settings.requests_per_minute, settings.window, settings.burst, now),
+            tokens: Lane::new(settings.tokens_per_minute, settings.window, 0, now),
+            told_requests: Told::default(),
+            told_tokens: Told::default(),
+            felt: Felt::new(now),
+            door: Door::default(),
+            gate: None,
+            concurrency: (settings.concurrency > 0).then_some(settings.concurrency),
+            in_flight: 0,
+        }
+    }
+
+    /// The gate, if it is closed at `now`.
+    pub fn gate(&self, now: Tick) -> Option<Closed> {
+        let now = inside(now);
+        let named = || self.door.named(now).map(|until| Closed { until, reason: GateReason::RateLimit });
+        let closed = self.gate.filter(|gate| gate.until > now).or_else(named)?;
+        Some(Closed { until: closed.until.saturating_sub(ORIGIN), ..closed })
+    }
+
+    /// How long until a request of `tokens` may be sent, as far as is known; [`Duration::MAX`]
+    /// while all concurrency is in use, since nobody knows when an answer comes.
+    pub fn wait(&mut self, now: Tick, tokens: u64) -> Duration {
+        let now = inside(now);
+        if self.concurrency.is_some_and(|most| self.in_flight >= most) {
+            return Duration::MAX;
+        }
+        let gate = self.gate.filter(|gate| gate.until > now).map_or(Duration::ZERO, |gate| gate.until - now);
+        self.settle(now);
+        let door = self.door.wait(now, &self.requests);
+        if self.door.is_shut() {
+            return gate.max(door).max(self.tokens.wait(now, tokens as f64));
+        }
+        let mut requests = self.requests.wait(now, 1.0);
+        if self.requests.must_probe(now) {
+            self.door.shut_by_count(now, &self.requests);
+            requests = self.door.wait(now, &self.requests);
+        }
+        let ramp = self.felt.wait(now, &self.requests);
+        gate.max(door).max(requests).max(ramp).max(self.tokens.wait(now, tokens as f64))
+    }
+
+    /// Spends one request and `tokens`; [`Budget::wait`] said zero before.
+    pub fn take(&mut self, now: Tick, tokens: u64) {
+        let now = inside(now);
+        self.in_flight = self.in_flight.saturating_add(1);
+        self.requests.take(now, 1.0);
+        self.tokens.take(now, tokens as f64);
+        self.felt.sent(now);
+        self.door.sent(now);
+    }
+
+    /// Gives back an unused request that was taken at `sent`.
+    pub fn untake(&mut self, now: Tick, sent: Tick, tokens: u64) {
+        let (now, sent) = (inside(now), inside(sent));
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.requests.undo(now, sent, 1.0);
+        self.tokens.undo(now, sent, tokens as f64);
+        self.door.unsent(sent);
+    }
+
+    /// The request taken at `sent` ended: its place among the concurrent ones is free, the tokens
+    /// are corrected from the estimate to what the server counted, and how it was met teaches.
+    pub fn done(&mut self, now: Tick, sent: Tick, estimated: u64, actual: Option<u64>, outcome: Outcome) {
+        let (now, sent) = (inside(now), inside(sent));
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.settle(now);
+        match outcome {
+            Outcome::Accepted => {
+                if let Some(actual) = actual {
+                    self.tokens.correct(now, sent, estimated as f64, actual as f64);
+                }
+                if let Some(opening) = self.door.accepted(sent) {
+                    self.felt.opened(opening, &mut self.requests);
+                }
+                if self.felt.accepted(now, sent, &mut self.requests) {
+                    self.door.reopen();
+                }
+            }
+            Outcome::Rejected(hint) => {
+                self.requests.undo(now, sent, 1.0);
+                self.tokens.undo(now, sent, estimated as f64);
+                self.rejected(now, sent, hint);
+            }
+            Outcome::Unknown => {}
+        }
+    }
+
+    fn rejected(&mut self, now: Tick, sent: Tick, hint: Option<Duration>) {
+        self.door.heard(now.saturating_sub(sent));
+        let hint = self.door.judge(now, hint);
+        if self.door.rejected(now, sent, hint) {
+            self.felt.straggler(sent, &mut self.requests);
+            return;
+        }
+        if self.felt.rejected(now, sent, hint, &mut self.requests) {
+            self.door.shut(now, hint, &self.requests);
+        }
+    }
+
+    /// A probe that was not rejected in the time that rejections take was let in.
+    fn settle(&mut self, now: Tick) {
+        if let Some(opening) = self.door.settle(now) {
+            self.felt.opened(opening, &mut self.requests);
+        }
+    }
+
+    /// Closes the gate until `until`, or later if it is closed for longer already. Returns whether
+    /// it was open at `now`.
+    pub fn close(&mut self, now: Tick, until: Tick, reason: GateReason) -> bool {
+        let was_open = self.gate(now).is_none();
+        let (now, until) = (inside(now), inside(until));
+        if self.gate.is_none_or(|gate| gate.until < until) {
+            self.gate = Some(Closed { until, reason });
+            // One goes first on opening; the rest follow when it was let in.
+            self.door.after_gate(now, until);
+        }
+        was_open
+    }
+
+    /// Opens the gate: the provider answered again.
+    pub fn open(&mut self) {
+        self.gate = None;
+        self.door.forget();
+    }
+
+    /// Takes limits and what is left of them from the headers of the answer to a request that was
+    /// sent at `sent`. The configuration's limits stay; less left than we think is believed.
+    pub fn learn(&mut self, now: Tick, sent: Tick, observed: &Observed) {
+        let (now, sent) = (inside(now), inside(sent));
+        let lanes = [
+            (&observed.requests, &mut self.requests, &mut self.told_requests),
+            (&observed.tokens, &mut self.tokens, &mut self.told_tokens),
+        ];
+        for (window, lane, told) in lanes {
+            let Some(window) = window else { continue };
+            if let Some(until) = told.learn(now, sent, window, lane) {
+                let reason = GateReason::RateLimit;
+                if self.gate.is_none_or(|gate| gate.until < until) {
+                    self.gate = Some(Closed { until, reason });
+                    self.door.after_gate(now, until);
+                }
+            }
+        }
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// The request limit a minute and where it comes from.
+    pub fn request_limit(&self) -> Option<(f64, Source)> {
+        self.requests.per_minute()
+    }
+
+    /// The token limit a minute and where it comes from.
+    pub fn token_limit(&self) -> Option<(f64, Source)> {
+        self.tokens.per_minute()
+    }
+
+    /// How requests are counted by the server, and where that comes from.
+    pub fn request_kind(&self) -> (Kind, Source) {
+        (self.requests.kind, self.requests.kind_source)
+    }
+}
+
+fn inside(at: Tick) -> Tick {
+    at.saturating_add(ORIGIN)
+}
+
+#[cfg(test)]
+mod tests;
