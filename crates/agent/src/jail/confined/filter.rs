@@ -94,6 +94,20 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNET,
     libc::CLONE_NEWCGROUP,
 ];
+/// Calls that set limits and turns of another process, and the argument that names it: 0 is the
+/// caller. The warden, of the same user perhaps, must not be starved.
+const OTHERS: [(c_long, u8); 6] = [
+    (libc::SYS_prlimit64, 0),
+    (libc::SYS_sched_setscheduler, 0),
+    (libc::SYS_sched_setparam, 0),
+    (libc::SYS_sched_setattr, 0),
+    (libc::SYS_setpriority, 1),
+    (libc::SYS_ioprio_set, 1),
+];
+/// asm-generic/ioctls.h; libc has them in a type of its own on each system.
+const TIOCSTI: u64 = 0x5412;
+/// The same.
+const TIOCLINUX: u64 = 0x541c;
 /// unshare only: in clone the same bit is part of a signal.
 const NEWTIME: u64 = 0x80;
 /// Bits of a socket's type that are the type.
@@ -147,10 +161,11 @@ fn refused(network: bool, found: &Found) -> Result<BTreeMap<i64, Vec<SeccompRule
     rules.insert(libc::SYS_unshare, namespaces);
     let persona = [is_not(0, 0)?, is_not(0, ASK)?];
     rules.insert(libc::SYS_personality, vec![rule(persona)?]);
-    // Limits of others.
-    rules.insert(libc::SYS_prlimit64, vec![rule([is_not(0, 0)?])?]);
+    for (call, argument) in OTHERS {
+        rules.insert(call, vec![rule([is_not(argument, 0)?])?]);
+    }
     // Typing into a terminal that somebody else reads.
-    rules.insert(libc::SYS_ioctl, vec![rule([is(1, libc::TIOCSTI)?])?, rule([is(1, libc::TIOCLINUX)?])?]);
+    rules.insert(libc::SYS_ioctl, vec![rule([is(1, TIOCSTI)?])?, rule([is(1, TIOCLINUX)?])?]);
     if !found.rules_truncate() {
         rules.insert(libc::SYS_truncate, Vec::new());
     }
@@ -202,4 +217,37 @@ fn is(argument: u8, value: u64) -> Result<SeccompCondition, Error> {
 
 fn is_not(argument: u8, value: u64) -> Result<SeccompCondition, Error> {
     condition(argument, SeccompCmpOp::Ne, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use landlock::ABI;
+
+    use super::*;
+
+    /// How many rules there are for a call: `None` allows it, 0 refuses it whatever it is asked.
+    fn rules(call: c_long, network: bool, abi: ABI) -> Option<usize> {
+        refused(network, &Found(abi)).unwrap().get(&call).map(Vec::len)
+    }
+
+    #[test]
+    fn what_an_old_kernel_does_not_rule_on_is_refused() {
+        assert_eq!(rules(libc::SYS_truncate, false, ABI::V2), Some(0));
+        assert_eq!(rules(libc::SYS_truncate, false, ABI::V3), None);
+        assert_eq!(rules(libc::SYS_socket, false, ABI::V8), Some(0));
+        assert_eq!(rules(libc::SYS_socket, false, ABI::V9), Some(1));
+        assert_eq!(rules(libc::SYS_socket, true, ABI::V8), Some(1));
+        assert_eq!(rules(libc::SYS_socketpair, true, ABI::V8), Some(1));
+        assert_eq!(rules(libc::SYS_socketpair, true, ABI::V9), None);
+    }
+
+    #[test]
+    fn all_filters_compile() {
+        for abi in [ABI::V1, ABI::V9] {
+            for network in [false, true] {
+                let programs = programs(network, &Found(abi)).unwrap();
+                assert!(programs.iter().all(|program| (4..4096).contains(&program.len())));
+            }
+        }
+    }
 }

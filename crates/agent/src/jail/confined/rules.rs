@@ -36,7 +36,7 @@ const FACTS: [&str; 14] = [
 
 /// What of Landlock this kernel enforces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found(ABI);
+pub(super) struct Found(pub ABI);
 
 impl Found {
     /// Whether `truncate` asks the rules.
