@@ -140,7 +140,7 @@ async fn show(store: &dyn Store, id: &JobId, json: bool) -> anyhow::Result<Exit>
     }
     let mut out = String::new();
     let mut row =
-        |name: &str, value: &str| out.push_str(&format!("{name:<12} {}\n", print::line(value, 2_000)));
+        |name: &str, value: &str| out.push_str(&format!("{name:<16} {}\n", print::line(value, 2_000)));
     let params = &job.job.task_params;
     row("job", id.as_str());
     row("state", &word(&job));

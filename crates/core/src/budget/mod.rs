@@ -2,7 +2,7 @@
 //!
 //! Time is a [`Tick`]: the monotonic time since the process began. A limit and the kind of its
 //! window come from the configuration, else from the server's headers, else from what was accepted
-//! and rejected; each says which ([`Source`]). `docs/decisions` and the files here say how:
+//! and rejected; each says which ([`Source`]). docs/pacing.md and the files here say how:
 //! [`lane`] counts, [`door`] closes and opens, [`headers`] and [`felt`] learn.
 
 mod door;
