@@ -74,7 +74,7 @@ fn a_job_is_submitted_listed_shown_and_called_off() {
     assert_eq!(place.run(&["jobs", "list", "--json", "--state", "parked"]).out, "");
 
     let told = place.run(&["jobs", "show", "j1"]);
-    assert!(told.out.contains("title        Off by one\n"), "{told:?}");
+    assert!(told.out.contains("title            Off by one\n"), "{told:?}");
     let told = place.run(&["jobs", "show", "j1", "--json"]);
     let job: serde_json::Value = serde_json::from_str(&told.out).expect("one JSON object");
     assert_eq!(job["job"]["taskParams"]["issueTitle"], "Off by one");
