@@ -43,6 +43,8 @@ pub enum CallError {
     Park {
         /// The earliest time to come back.
         until: Timestamp,
+        /// Whose door is shut.
+        provider: Provider,
         /// Of which kind.
         reason: GateReason,
         /// For people: who, why.
@@ -77,11 +79,13 @@ impl CallError {
         match gave_up {
             GaveUp::Park { until, reason, failure } => CallError::Park {
                 until,
+                provider: failure.provider,
                 reason,
                 why: format!("{} {}: {reason}", failure.provider, failure.operation),
             },
             GaveUp::Exhausted { failure, .. } if failure.is_rate_limit() => CallError::Park {
                 until: now + policy.max,
+                provider: failure.provider,
                 reason: GateReason::RateLimit,
                 why: format!("{} {}: {}", failure.provider, failure.operation, GateReason::RateLimit),
             },
@@ -161,6 +165,7 @@ impl Caller {
             let reason = shut.reason.unwrap_or(GateReason::RateLimit);
             CallError::Park {
                 until: self.clock.now() + shut.wait,
+                provider: key.provider(),
                 reason,
                 why: format!("{}: {reason}", key.provider()),
             }

@@ -272,12 +272,13 @@ impl Calls {
     where
         F: Future<Output = Exchange<T>>,
     {
-        let exchange = call(token.clone());
-        self.with_permit(target, async {
+        self.request(target, token, async |token| {
             tokio::select! {
                 biased;
-                () = lapsed(&target.patience.leased) => (Err(lease_over()), Observed::default()),
-                exchange = exchange => (exchange.result, exchange.observed),
+                () = lapsed(&target.patience.leased) => {
+                    Exchange { result: Err(lease_over()), observed: Observed::default() }
+                }
+                exchange = call(token) => exchange,
             }
         })
         .await

@@ -4,7 +4,7 @@ use serde_json::json;
 use steadfast_agent::texts::{ProgressState, progress_text};
 use steadfast_core::effect::{EffectKey, EffectOutcome, marker};
 use steadfast_core::end::{End, EndStatus};
-use steadfast_core::failure::GateReason;
+use steadfast_core::failure::{GateReason, Provider};
 use steadfast_core::journal::Event;
 use steadfast_core::time::Timestamp;
 use steadfast_store::Settlement;
@@ -85,16 +85,25 @@ impl Run {
                 self.no_comment = true;
                 Ok(true)
             }
-            Err(error) => self.no_result(error).await.map(|()| false),
+            Err(error) => {
+                // What is refused for good is not tried again at the end: the status hash tells it.
+                self.no_comment = matches!(error, CallError::Fatal(_));
+                self.no_result(error).await.map(|()| false)
+            }
         }
     }
 
     /// Puts the job away; a long wait is told on the issue, unless GitHub itself is what is waited for.
-    pub(super) async fn park(&mut self, until: Timestamp, reason: GateReason, why: String) -> Outcome {
+    pub(super) async fn park(
+        &mut self,
+        until: Timestamp,
+        provider: Provider,
+        reason: GateReason,
+        why: String,
+    ) -> Outcome {
         let wait = until.since(self.deps.clock.now());
-        let of_github = why.starts_with("github");
         if wait > self.deps.settings.job.report_wait_over
-            && !of_github
+            && provider != Provider::Github
             && self.agent.progress_comment().is_some()
         {
             let state = ProgressState::Waiting { until, reason };

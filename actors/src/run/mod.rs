@@ -294,7 +294,9 @@ impl Run {
     /// What a call that gave no result means for the run: `Ok` where the job was given its end.
     async fn no_result(&mut self, error: CallError) -> Result<(), Outcome> {
         match error {
-            CallError::Park { until, reason, why } => Err(self.park(until, reason, why).await),
+            CallError::Park { until, provider, reason, why } => {
+                Err(self.park(until, provider, reason, why).await)
+            }
             CallError::Exhausted { failure, .. } => {
                 let outcome = self.requeue(&failure.to_string());
                 match outcome {
@@ -336,13 +338,14 @@ impl Run {
         let asked = tokio::time::Instant::now();
         match self.deps.llm.send(complete).await.unwrap_or_else(|error| Err(error.into())) {
             Ok(answer) => {
-                let usage = answer.usage.unwrap_or_default();
+                // A server that does not count is not said to have counted nothing.
+                let usage = answer.usage.as_ref();
                 let tools: Vec<&str> = answer.tool_calls.iter().map(|call| call.name.as_str()).collect();
                 tracing::info!(
                     turn,
                     tools = tools.join(" "),
-                    prompt_tokens = usage.prompt_tokens,
-                    completion_tokens = usage.completion_tokens,
+                    prompt_tokens = usage.map(|usage| usage.prompt_tokens),
+                    completion_tokens = usage.map(|usage| usage.completion_tokens),
                     took_ms = millis(asked.elapsed()),
                     request_id = answer.request_id,
                     "model answered"
