@@ -11,7 +11,7 @@ mod world;
 
 use serde_json::json;
 
-use scenario::Scenario;
+use scenario::{Processes, Scenario};
 use world::{Policy, Run, bound, run};
 
 fn main() {
@@ -21,6 +21,7 @@ fn main() {
     let (json, quick, trace) = (has("--json"), has("--quick"), has("--trace"));
     let only = value("--only");
     let seeds: u64 = value("--seeds").and_then(|n| n.parse().ok()).unwrap_or(if quick { 3 } else { 20 });
+    let processes: usize = value("--processes").and_then(|n| n.parse().ok()).unwrap_or(1);
     let first: u64 = value("--first").and_then(|n| n.parse().ok()).unwrap_or(0);
     let policies: &[(&str, Policy)] = if has("--ours") {
         &[("steadfast", Policy::Steadfast)]
@@ -56,7 +57,9 @@ fn main() {
             for index in 0..count {
                 let world = |seed: u64| {
                     let phase = world::Random(seed * 77 + 5).unit();
-                    scenario::all(rpm, 200, 10, at_once, phase).swap_remove(index)
+                    let mut world = scenario::all(rpm, 200, 10, at_once, phase).swap_remove(index);
+                    world.fleet = fleet(processes, has("--kill"), has("--join"), world.rpm);
+                    world
                 };
                 if only.is_some_and(|name| world(0).name != name) {
                     continue;
@@ -85,7 +88,8 @@ struct Row {
 impl Row {
     fn new(scenario: Scenario, policy: Policy, seed: u64) -> Self {
         let least = bound(&scenario, seed);
-        let oracle = run(&scenario, Policy::Pacer, seed);
+        let alone = Scenario { fleet: Processes::of(1), ..scenario.clone() };
+        let oracle = run(&alone, Policy::Pacer, seed);
         // Where the arithmetic is loose, a pacer that sees everything takes its place.
         let clairvoyant = oracle.makespan > least * 1.01;
         let bound = if clairvoyant { oracle.makespan } else { least };
@@ -159,4 +163,15 @@ fn print(policy: &str, rows: &[Row], json: bool) {
         wasted,
         if policy == "steadfast" { if holds { "yes" } else { "NO" } } else { "" },
     );
+    if scenario.fleet.processes > 1 {
+        let trips = pick(&|row| row.run.ledger as f64 / row.run.sent.max(1) as f64, worst);
+        println!("    {trips:.3} round trips a permit, {} lost", pick(&|row| row.run.lost as f64, worst));
+    }
+}
+
+/// The processes of a run: `--processes N`, half of them killed at half time, or joining and leaving.
+fn fleet(processes: usize, kill: bool, join: bool, rpm: f64) -> Processes {
+    let total = 2_000.0 / rpm * 60.0;
+    let kill_at = kill.then_some(total / 2.0);
+    Processes { kill_at, join, leave_at: total * 0.7, ..Processes::of(processes) }
 }

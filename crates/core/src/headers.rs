@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
 /// One limit of a provider, as an answer's headers tell it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// The most that one window allows.
     pub limit: Option<u64>,
@@ -22,7 +23,7 @@ pub struct Window {
 }
 
 /// What the headers of one answer tell about the provider's limits.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
     /// Requests.
     pub requests: Option<Window>,

@@ -10,6 +10,7 @@ pub mod classify;
 pub mod effect;
 pub mod end;
 pub mod failure;
+pub mod fleet;
 pub mod headers;
 pub mod job;
 pub mod journal;

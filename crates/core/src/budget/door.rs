@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::lane::{Lane, MINUTE};
 use super::{Kind, Tick};
 
@@ -32,7 +34,7 @@ pub(super) struct Opening {
     pub teaches: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Shut {
     since: Tick,
     named: Option<Tick>,
@@ -48,7 +50,7 @@ struct Shut {
 }
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Door {
     shut: Option<Shut>,
     quiet: Duration,

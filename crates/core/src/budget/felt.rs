@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::door::Opening;
 use super::lane::{Edge, Lane, MINUTE};
 use super::{Kind, Source, Tick};
@@ -46,7 +48,7 @@ const SMALL: f64 = 200.0;
 const SLOWEST: f64 = 1.0;
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Felt {
     /// When this cycle began, from opening to opening; and whether with an opening.
     began: Tick,

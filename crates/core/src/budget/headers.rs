@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::lane::{Edge, Lane, MINUTE};
 use super::{Kind, Source, Tick};
 use crate::headers::Window;
@@ -19,7 +21,7 @@ const CONSTANT: f64 = 1.0;
 /// A reset further away is no reset.
 const FURTHEST: Duration = Duration::from_secs(32 * 86_400);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Seen {
     sent: f64,
     remaining: f64,
@@ -27,7 +29,7 @@ struct Seen {
 }
 
 /// What the headers of one dimension said of late.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Told {
     seen: VecDeque<Seen>,
     longest: Duration,

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Kind, Source, Tick, WindowKind};
 
 /// The window that limits are stated for unless a server shows another.
@@ -20,18 +22,19 @@ const KEPT: Duration = Duration::from_secs(60);
 const PROBE_SHARE: f64 = 75.0;
 
 /// When a fixed window opens, as an interval: rejected at `lo`, accepted at `hi`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Edge {
     pub lo: Tick,
     pub hi: Tick,
 }
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Lane {
     pub kind: Kind,
     pub kind_source: Source,
     /// What is spent in a window; infinite: not known.
+    #[serde(with = "unbounded")]
     pub most: f64,
     /// What config or headers say; `most` never exceeds it.
     pub cap: Option<f64>,
@@ -365,5 +368,41 @@ impl Lane {
             self.most = limit;
         }
         self.level = self.level.min(self.room());
+    }
+}
+
+impl Lane {
+    /// What was spent, in no more than `most` pieces: as much, as late or later.
+    pub fn compact(&mut self, most: usize) {
+        let piece = self.log.len().div_ceil(most.max(1));
+        if piece < 2 {
+            return;
+        }
+        let whole = std::mem::take(&mut self.log);
+        let returned = self.returned;
+        self.returned = 0;
+        let mut index = 0;
+        while index < whole.len() {
+            // A piece is wholly within the window, or wholly out of it.
+            let end = if index < returned { returned.min(index + piece) } else { whole.len().min(index + piece) };
+            let amount = whole.range(index..end).map(|(_, amount)| amount).sum();
+            let last = whole.get(end - 1).map_or(Duration::ZERO, |(at, _)| *at);
+            self.log.push_back((last, amount));
+            self.returned += usize::from(end <= returned);
+            index = end;
+        }
+    }
+}
+
+/// JSON has no infinity: `null` stands for it.
+mod unbounded {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(most: &f64, to: S) -> Result<S::Ok, S::Error> {
+        most.is_finite().then_some(*most).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::INFINITY))
     }
 }

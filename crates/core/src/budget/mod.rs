@@ -14,7 +14,7 @@ mod settings;
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::settings::{LimitSettings, WindowKind};
 
@@ -29,7 +29,7 @@ use crate::headers::Observed;
 pub type Tick = Duration;
 
 /// Where a limit, or the kind of its window, comes from; shown beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// config.toml.
@@ -45,8 +45,11 @@ pub enum Source {
 /// What is added to each instant inside, so that a window may have begun before the process did.
 const ORIGIN: Duration = Duration::from_secs(2 * 86_400);
 
+/// Pieces in which a note keeps what was spent.
+const NOTED_PIECES: usize = 60;
+
 /// How a limit is counted by the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Refilled continuously.
@@ -58,7 +61,7 @@ pub enum Kind {
 }
 
 /// A gate that is closed until a known time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
     /// When it opens.
     pub until: Tick,
@@ -67,7 +70,7 @@ pub struct Closed {
 }
 
 /// How the server met a request, as far as its limits go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// It was let in, whatever became of it then.
     Accepted,
@@ -78,7 +81,7 @@ pub enum Outcome {
 }
 
 /// One budget: what one credential may ask of one provider's resource.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Budget {
     requests: Lane,
     tokens: Lane,
@@ -255,6 +258,41 @@ impl Budget {
     /// The token limit a minute and where it comes from.
     pub fn token_limit(&self) -> Option<(f64, Source)> {
         self.tokens.per_minute()
+    }
+
+    /// Whether only probes go, since a rejection or the count closed the door.
+    pub fn is_shut(&self) -> bool {
+        self.door.is_shut()
+    }
+
+    /// Requests a second in the long run, as far as is known.
+    pub fn rate(&self) -> Option<f64> {
+        self.requests.most.is_finite().then(|| self.requests.rate())
+    }
+
+    /// Tokens a second in the long run, as far as is known.
+    pub fn token_rate(&self) -> Option<f64> {
+        self.tokens.most.is_finite().then(|| self.tokens.rate())
+    }
+
+    /// When the window that is being spent ends, if it ends for all at once.
+    pub fn window_ends(&self) -> Option<Tick> {
+        let edge = self.requests.edge.filter(|_| self.requests.kind == Kind::Fixed)?;
+        Some((edge.lo + self.requests.window).saturating_sub(ORIGIN))
+    }
+
+    /// Length of the window that requests are counted in.
+    pub fn window(&self) -> Duration {
+        self.requests.window
+    }
+
+    /// The same with its memory of single requests summed up: small enough to be noted.
+    pub fn summary(&self) -> Budget {
+        let mut summary = self.clone();
+        summary.requests.compact(NOTED_PIECES);
+        summary.tokens.compact(NOTED_PIECES);
+        summary.in_flight = 0;
+        summary
     }
 
     /// How requests are counted by the server, and where that comes from.

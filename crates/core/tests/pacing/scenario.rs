@@ -20,6 +20,26 @@ pub struct Scenario {
     pub estimate_error: f64,
     pub most_x: f64,
     pub most_429: f64,
+    pub fleet: Processes,
+}
+
+/// The processes that share the key, and what becomes of them. Times are seconds.
+#[derive(Clone, Debug)]
+pub struct Processes {
+    pub processes: usize,
+    /// Half of them are killed then.
+    pub kill_at: Option<f64>,
+    /// One is there at first; the rest join within a minute and leave from `leave_at` on.
+    pub join: bool,
+    pub leave_at: f64,
+    /// The ledger cannot be reached in this time.
+    pub away: Option<(f64, f64)>,
+}
+
+impl Processes {
+    pub fn of(processes: usize) -> Self {
+        Processes { processes, kill_at: None, join: false, leave_at: 0.0, away: None }
+    }
 }
 
 /// `(name, kind, headers, config, retry-after, x, share of 429)`.
@@ -91,6 +111,7 @@ pub fn all(rpm: f64, jobs: usize, calls: usize, at_once: usize, phase: f64) -> V
             estimate_error: if name == "tokens" { 0.5 } else { 0.0 },
             most_x,
             most_429,
+            fleet: Processes::of(1),
         }
     };
     ROWS.iter().map(row).collect()

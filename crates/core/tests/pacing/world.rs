@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use steadfast_core::budget::least::{Limit, Work, makespan};
-use steadfast_core::budget::{Budget, Outcome};
+use steadfast_core::budget::Outcome;
+use steadfast_core::fleet::{self, Act, Fleet, Learned};
 
 use crate::scenario::Scenario;
 use crate::server::{Answer, Server};
@@ -33,6 +34,10 @@ pub struct Run {
     /// Seconds at which requests were sent, and whether they were let in.
     pub trace: Vec<(f64, bool)>,
     pub limit: Option<String>,
+    /// Round trips to the ledger.
+    pub ledger: usize,
+    /// Answers that came to a process that was killed.
+    pub lost: usize,
 }
 
 impl Run {
@@ -63,13 +68,20 @@ struct Call {
     estimate: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Event {
     Arrive { job: usize, sent: u64 },
-    Answer { job: usize, sent: u64, index: usize },
-    Wake,
+    Answer { job: usize, index: usize },
+    Wake { process: usize },
     Retry { job: usize },
     Stranger,
+    Hear { process: usize, said: usize },
+    Kept { process: usize, answer: usize },
+    Kill { process: usize },
+    Reclaim { process: usize },
+    Join,
+    Leave { process: usize },
+    Ledger { away: bool },
 }
 
 #[derive(Clone, Default)]
@@ -77,6 +89,27 @@ struct Job {
     call: usize,
     tries: u32,
     runs: u32,
+    process: usize,
+    permit: Duration,
+}
+
+/// One process of the fleet: its part in the budget, and its jobs that wait for a permit.
+struct Process {
+    fleet: Fleet,
+    waiting: BTreeSet<usize>,
+    jobs: BTreeSet<usize>,
+    alive: bool,
+    drains: bool,
+    wake: Option<u64>,
+}
+
+/// The ledger, as simple as it can be.
+#[derive(Default)]
+struct Ledger {
+    keeper: Option<(usize, u64, u64)>,
+    epoch: u64,
+    note: Option<Learned>,
+    away: bool,
 }
 
 struct World<'a> {
@@ -85,10 +118,16 @@ struct World<'a> {
     calls: Vec<Vec<Call>>,
     jobs: Vec<Job>,
     next_job: usize,
+    /// Waiting under a policy that knows no processes.
     waiting: BTreeSet<usize>,
+    processes: Vec<Process>,
+    ledger: Ledger,
+    said: Vec<Vec<u8>>,
+    kept: Vec<Option<fleet::Answer>>,
+    /// Jobs whose process died, to be begun again elsewhere.
+    orphans: BTreeSet<usize>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     answers: Vec<Option<(Answer, u64)>>,
-    budget: Budget,
     policy: Policy,
     random: Random,
     number: u64,
@@ -153,25 +192,33 @@ pub fn run(scenario: &Scenario, policy: Policy, seed: u64) -> Run {
         jobs: vec![Job::default(); scenario.jobs],
         next_job: 0,
         waiting: BTreeSet::new(),
+        processes: Vec::new(),
+        ledger: Ledger::default(),
+        said: Vec::new(),
+        kept: Vec::new(),
+        orphans: BTreeSet::new(),
         events: BinaryHeap::new(),
         answers: Vec::new(),
-        budget: Budget::new(&scenario.settings, Duration::ZERO),
         policy,
         random: Random(seed),
         number: 0,
         wake: None,
         run: Run::default(),
     };
-    for _ in 0..scenario.at_once.min(scenario.jobs) {
-        world.admit(0);
+    let begin = if scenario.fleet.join { 1 } else { scenario.fleet.processes };
+    for _ in 0..begin {
+        world.join();
     }
+    world.fill(0);
+    world.plan_fleet();
     if scenario.strangers > 0.0 {
         world.at(0, Event::Stranger);
     }
     world.go();
-    world.run.limit = world.budget.request_limit().map(|(limit, source)| {
-        let (kind, kind_source) = world.budget.request_kind();
-        format!("{limit:.0}/min {source:?}, {kind:?} {kind_source:?}")
+    world.run.limit = world.processes.first().and_then(|process| {
+        let (limit, source) = process.fleet.request_limit()?;
+        let (kind, kind_source) = process.fleet.request_kind();
+        Some(format!("{limit:.0}/min {source:?}, {kind:?} {kind_source:?}"))
     });
     world.run
 }
@@ -182,10 +229,69 @@ impl World<'_> {
         self.events.push(Reverse((time, self.number, event)));
     }
 
-    fn admit(&mut self, now: u64) {
-        if self.next_job < self.jobs.len() {
-            self.next_job += 1;
-            self.ready(self.next_job - 1, now);
+    /// How many jobs one process has at once.
+    fn room(&self) -> usize {
+        self.scenario.at_once.div_ceil(self.scenario.fleet.processes)
+    }
+
+    /// Gives jobs to who has room, in turn; under another policy than ours there is one process.
+    fn fill(&mut self, now: u64) {
+        loop {
+            let running: usize = self.processes.iter().map(|process| process.jobs.len()).sum();
+            let room = self.room();
+            let has_room = |process: &&Process| process.alive && !process.drains && process.jobs.len() < room;
+            let (left, next) = (self.jobs.len() - self.next_job, self.orphans.first().copied());
+            if running >= self.scenario.at_once || (left == 0 && next.is_none()) {
+                return;
+            }
+            let least = self.processes.iter().enumerate().filter(|(_, process)| has_room(process));
+            let Some((chosen, _)) = least.min_by_key(|(_, process)| process.jobs.len()) else { return };
+            let job = match self.orphans.pop_first() {
+                Some(job) => job,
+                None => {
+                    self.next_job += 1;
+                    self.next_job - 1
+                }
+            };
+            self.jobs[job].process = chosen;
+            self.processes[chosen].jobs.insert(job);
+            self.ready(job, now);
+        }
+    }
+
+    fn join(&mut self) {
+        let name = format!("runner-{}#1", self.processes.len());
+        self.processes.push(Process {
+            fleet: Fleet::new(&self.scenario.settings, &name),
+            waiting: BTreeSet::new(),
+            jobs: BTreeSet::new(),
+            alive: true,
+            drains: false,
+            wake: None,
+        });
+    }
+
+    /// What happens to the processes of this scenario.
+    fn plan_fleet(&mut self) {
+        if self.policy != Policy::Steadfast {
+            return;
+        }
+        let fleet = &self.scenario.fleet;
+        let (kill, join, away, processes) = (fleet.kill_at, fleet.join, fleet.away, fleet.processes);
+        if let Some(at) = kill {
+            for process in 0..processes / 2 {
+                self.at(micros(at), Event::Kill { process });
+            }
+        }
+        if join {
+            for process in 1..processes {
+                self.at(micros(4.0 * process as f64), Event::Join);
+                self.at(micros(self.scenario.fleet.leave_at + 2.0 * process as f64), Event::Leave { process });
+            }
+        }
+        if let Some((from, to)) = away {
+            self.at(micros(from), Event::Ledger { away: true });
+            self.at(micros(to), Event::Ledger { away: false });
         }
     }
 
@@ -196,7 +302,11 @@ impl World<'_> {
     /// A job has a call to send.
     fn ready(&mut self, job: usize, now: u64) {
         match self.policy {
-            Policy::Steadfast | Policy::Pacer => {
+            Policy::Steadfast => {
+                let process = self.jobs[job].process;
+                self.processes[process].waiting.insert(job);
+            }
+            Policy::Pacer => {
                 self.waiting.insert(job);
             }
             Policy::Seed | Policy::Sdk => self.send(job, now),
@@ -223,7 +333,7 @@ impl World<'_> {
         self.answers.push(Some((answer, now)));
         let there = if self.policy == Policy::Pacer { 0.02 + 0.04 * self.random.unit() } else { 0.0 };
         let back = back + there;
-        self.at(now + micros(took + back), Event::Answer { job, sent, index });
+        self.at(now + micros(took + back), Event::Answer { job, index });
     }
 
     fn go(&mut self) {
@@ -234,12 +344,49 @@ impl World<'_> {
             }
             match event {
                 Event::Arrive { job, sent } => self.arrive(job, sent, now),
-                Event::Answer { job, sent, index } => self.answered(job, sent, index, now),
-                Event::Wake => {
+                Event::Answer { job, index } => self.answered(job, index, now),
+                Event::Wake { process } => {
                     if self.wake == Some(now) {
                         self.wake = None;
                     }
+                    if let Some(process) = self.processes.get_mut(process)
+                        && process.wake == Some(now)
+                    {
+                        process.wake = None;
+                    }
                 }
+                Event::Hear { process, said } => {
+                    let words = std::mem::take(&mut self.said[said]);
+                    let process = &mut self.processes[process];
+                    if process.alive {
+                        process.fleet.hear(Duration::from_micros(now), &words);
+                    }
+                    self.said[said] = words;
+                }
+                Event::Kept { process, answer } => {
+                    let answer = self.kept[answer].take();
+                    let process = &mut self.processes[process];
+                    let at = Duration::from_micros(now);
+                    match answer.filter(|_| process.alive) {
+                        Some(answer) => process.fleet.kept(at, answer),
+                        None => process.fleet.away(at),
+                    }
+                }
+                Event::Kill { process } => {
+                    self.processes[process].alive = false;
+                    self.at(now + micros(30.0), Event::Reclaim { process });
+                }
+                Event::Reclaim { process } => {
+                    let jobs = std::mem::take(&mut self.processes[process].jobs);
+                    self.orphans.extend(jobs);
+                    self.fill(now);
+                }
+                Event::Join => {
+                    self.join();
+                    self.fill(now);
+                }
+                Event::Leave { process } => self.processes[process].drains = true,
+                Event::Ledger { away } => self.ledger.away = away,
                 Event::Retry { job } => self.ready(job, now),
                 Event::Stranger => self.stranger(now),
             }
@@ -261,9 +408,15 @@ impl World<'_> {
         self.at(now + micros(gap * random), Event::Stranger);
     }
 
-    fn answered(&mut self, job: usize, sent: u64, index: usize, now: u64) {
+    fn answered(&mut self, job: usize, index: usize, now: u64) {
         let Some((answer, met)) = self.answers[index].take() else { return };
         let call = self.call(job);
+        let process = self.jobs[job].process;
+        if !self.processes[process].alive {
+            // The answer is lost with its process: the call is made again elsewhere.
+            self.run.lost += usize::from(answer.accepted);
+            return;
+        }
         if answer.accepted
             && let Some(meter) = &mut self.server.tokens
         {
@@ -271,11 +424,14 @@ impl World<'_> {
             meter.correct(now as f64 / MICROS, met as f64 / MICROS, by);
         }
         if self.policy == Policy::Steadfast {
-            let (at, sent) = (Duration::from_micros(now), Duration::from_micros(sent));
+            let permit = self.jobs[job].permit;
+            let fleet = &mut self.processes[process].fleet;
+            let at = Duration::from_micros(now);
             let outcome =
                 if answer.accepted { Outcome::Accepted } else { Outcome::Rejected(answer.retry_after) };
-            self.budget.done(at, sent, call.estimate, answer.accepted.then_some(call.actual), outcome);
-            self.budget.learn(at, sent, &answer.observed);
+            let sent = Duration::from_micros(met);
+            fleet.done(at, permit, sent, call.estimate, answer.accepted.then_some(call.actual), outcome);
+            fleet.learn(at, permit, &answer.observed);
         }
         if !answer.accepted {
             self.run.rejected += 1;
@@ -291,7 +447,8 @@ impl World<'_> {
         self.run.done += 1;
         self.run.makespan = now as f64 / MICROS;
         self.run.mean_completion += now as f64 / MICROS;
-        self.admit(now);
+        self.processes[process].jobs.remove(&job);
+        self.fill(now);
     }
 
     /// A rejected call, under each policy.
@@ -301,7 +458,7 @@ impl World<'_> {
         self.jobs[job].tries += 1;
         let (most, wait) = match self.policy {
             Policy::Steadfast | Policy::Pacer => {
-                self.waiting.insert(job);
+                self.ready(job, now);
                 return;
             }
             Policy::Seed => (4, 2f64.powi(tries as i32) * (1.0 + 0.1 * random)),
@@ -318,11 +475,13 @@ impl World<'_> {
         let state = &mut self.jobs[job];
         self.run.wasted += state.call;
         let runs = state.runs + 1;
-        *state = Job { call: 0, tries: 0, runs };
+        *state = Job { call: 0, tries: 0, runs, ..state.clone() };
         if runs > 3 {
             self.run.failed += 1;
             self.run.makespan = now as f64 / MICROS;
-            self.admit(now);
+            let process = self.jobs[job].process;
+            self.processes[process].jobs.remove(&job);
+            self.fill(now);
         } else {
             self.at(now + micros(2f64.powi(runs as i32 - 1)), Event::Retry { job });
         }
@@ -330,31 +489,125 @@ impl World<'_> {
 
     /// Sends for the oldest jobs what may be sent now.
     fn serve(&mut self, now: u64) {
+        match self.policy {
+            Policy::Steadfast => {
+                for process in 0..self.processes.len() {
+                    if self.processes[process].alive {
+                        self.serve_process(process, now);
+                    }
+                }
+            }
+            Policy::Pacer => self.serve_pacer(now),
+            Policy::Seed | Policy::Sdk => {}
+        }
+    }
+
+    fn serve_pacer(&mut self, now: u64) {
         while let Some(job) = self.waiting.first().copied() {
             let estimate = self.call(job).estimate;
-            let wait = match self.policy {
-                Policy::Pacer => {
-                    let wait = self.server.wait(now as f64 / MICROS, estimate as f64);
-                    if wait > 0.0 { micros(wait) } else { 0 }
-                }
-                Policy::Steadfast | Policy::Seed | Policy::Sdk => {
-                    let wait = self.budget.wait(Duration::from_micros(now), estimate);
-                    wait.as_nanos().div_ceil(1000) as u64
-                }
-            };
-            if wait > 0 {
-                let wake = now.saturating_add(wait);
+            let wait = self.server.wait(now as f64 / MICROS, estimate as f64);
+            if wait > 0.0 {
+                let wake = now + micros(wait);
                 if self.wake.is_none_or(|at| wake < at || at <= now) && wake < micros(DEADLINE * 2.0) {
                     self.wake = Some(wake);
-                    self.at(wake, Event::Wake);
+                    self.at(wake, Event::Wake { process: usize::MAX });
                 }
                 return;
             }
             self.waiting.remove(&job);
-            if self.policy == Policy::Steadfast {
-                self.budget.take(Duration::from_micros(now), estimate);
-            }
             self.send(job, now);
         }
+    }
+
+    fn serve_process(&mut self, index: usize, now: u64) {
+        let at = Duration::from_micros(now);
+        let process = &mut self.processes[index];
+        let jobs = process.jobs.len() as u32;
+        let admitted = process.jobs.iter().sum::<usize>() as f64 / f64::from(jobs.max(1));
+        process.fleet.need(at, jobs, admitted);
+        let mut next = Duration::MAX;
+        while let Some(job) = self.processes[index].waiting.first().copied() {
+            let estimate = self.call(job).estimate;
+            let process = &mut self.processes[index];
+            let wait = process.fleet.wait(at, estimate);
+            if !wait.is_zero() {
+                next = wait;
+                break;
+            }
+            process.waiting.remove(&job);
+            self.jobs[job].permit = process.fleet.take(at, estimate);
+            self.send(job, now);
+        }
+        let acts = self.processes[index].fleet.step(at);
+        for act in acts {
+            self.act(index, act, now);
+        }
+        let process = &mut self.processes[index];
+        let wait = next.min(process.fleet.next(at).unwrap_or(Duration::MAX));
+        let wait = wait.max(Duration::from_micros(100)).min(Duration::from_secs(100_000));
+        let wait = wait.as_nanos().div_ceil(1000) as u64;
+        let wake = now.saturating_add(wait);
+        if process.wake.is_none_or(|at| wake < at || at <= now) && wake < micros(DEADLINE * 2.0) {
+            process.wake = Some(wake);
+            self.at(wake, Event::Wake { process: index });
+        }
+    }
+
+    /// The ledger, some milliseconds away.
+    fn act(&mut self, index: usize, act: Act, now: u64) {
+        self.run.ledger += 1;
+        if std::env::var("DBG").is_ok() {
+            match &act {
+                Act::Say(words) => eprintln!("{:.3} {index} {}", now as f64 / MICROS, String::from_utf8_lossy(words)),
+                Act::Keep { epoch, words, .. } => eprintln!("{:.3} {index} keep {epoch} {}", now as f64 / MICROS, String::from_utf8_lossy(words.as_deref().unwrap_or_default())),
+            }
+        }
+        let away = self.ledger.away;
+        let say = |world: &mut Self, words: Vec<u8>| {
+            world.said.push(words);
+            for process in 0..world.processes.len() {
+                let delay = micros(0.0005 + 0.0015 * world.random.unit());
+                world.at(now + delay, Event::Hear { process, said: world.said.len() - 1 });
+            }
+        };
+        match act {
+            Act::Say(words) => {
+                if !away {
+                    say(self, words);
+                }
+            }
+            Act::Keep { epoch, lease, note, words } => {
+                let lease = micros(lease.as_secs_f64());
+                let free = self.ledger.keeper.is_none_or(|(_, _, until)| until <= now);
+                let ours = self.ledger.keeper.is_some_and(|(who, of, _)| (who, of) == (index, epoch) && epoch > 0);
+                let answer = if away {
+                    None
+                } else if free || ours {
+                    let taken = if ours { None } else { self.ledger.note.clone() };
+                    self.ledger.epoch += u64::from(!ours);
+                    self.ledger.keeper = (lease > 0).then_some((index, self.ledger.epoch, now + lease));
+                    if let Some(note) = note {
+                        self.ledger.note = Some(*note);
+                    }
+                    if let Some(words) = words {
+                        say(self, words);
+                    }
+                    Some(fleet::Answer { yours: true, epoch: self.ledger.epoch, note: taken, ..self.present(now) })
+                } else {
+                    Some(fleet::Answer { yours: false, epoch: self.ledger.epoch, ..self.present(now) })
+                };
+                self.kept.push(answer);
+                let delay = micros(0.001 + 0.002 * self.random.unit());
+                self.at(now + delay, Event::Kept { process: index, answer: self.kept.len() - 1 });
+            }
+        }
+    }
+
+    /// Who holds leases: a process that was killed holds them until they end.
+    fn present(&self, now: u64) -> fleet::Answer {
+        let dead = |index: usize| self.processes[index].jobs.is_empty();
+        let names = (0..self.processes.len()).filter(|index| !dead(*index)).map(|index| format!("runner-{index}"));
+        let until = self.ledger.keeper.map_or(now, |(.., until)| until);
+        fleet::Answer { present: names.collect(), until: Duration::from_micros(until), ..fleet::Answer::default() }
     }
 }

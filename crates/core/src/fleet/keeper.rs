@@ -1,0 +1,344 @@
+//! The keeper's part: the fleet's one budget, who needs it, and the plan for the time to come.
+//!
+//! Permits are dealt ahead of time on a copy of the budget, and taken from the budget itself as
+//! their instants come. No news is good news: what nobody says was refused was let in.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::words::{Grants, Plan, Want};
+use crate::budget::{Budget, Kind, Outcome, Tick};
+
+/// Permits of one plan: a plan is one message, so one message for so many permits.
+const A_PLAN: f64 = 32.0;
+const SHORTEST_PLAN: Duration = Duration::from_secs(1);
+const LONGEST_PLAN: Duration = Duration::from_secs(20);
+/// While nothing is known, plans are short: what comes of one is the base of the next.
+const BLIND_PLAN: Duration = Duration::from_millis(500);
+/// How much before the last permit's instant the next plan is said.
+const LEAD: Duration = Duration::from_millis(150);
+/// Between two plans where nobody needs anything: they keep the keepership.
+const IDLE_PLAN: Duration = Duration::from_secs(10);
+/// How long a request counts as unanswered: rejections are said at once.
+const NO_NEWS: Duration = Duration::from_millis(1_500);
+/// A member that was heard of lately is there, whether or not it holds leases yet.
+const HEARD: Duration = Duration::from_secs(15);
+/// Most permits of a plan, whatever the limit.
+const MOST_PERMITS: usize = 2_000;
+/// Most members that are known.
+const MOST_MEMBERS: usize = 4_096;
+/// Members say that they are there once for so many permits of the fleet's.
+const SAY_EACH: f64 = 40.0;
+
+/// A member, as the keeper knows it.
+#[derive(Clone, Debug)]
+struct Peer {
+    want: Want,
+    heard: Tick,
+    /// Stride scheduling: who has the least goes first.
+    pass: f64,
+    /// Permits that it has in stock, estimated: dealt, less what it could use since.
+    stock: f64,
+}
+
+/// A permit that was dealt.
+#[derive(Clone, Copy, Debug)]
+struct Dealt {
+    at: Tick,
+    tokens: u64,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Keeper {
+    pub epoch: u64,
+    pub budget: Budget,
+    peers: BTreeMap<String, Peer>,
+    /// Dealt, their instants to come.
+    pending: VecDeque<Dealt>,
+    /// Taken from the budget, and nothing bad heard of them yet.
+    unsettled: VecDeque<Dealt>,
+    pub next_plan: Tick,
+    planned_until: Tick,
+    /// When the stocks were estimated.
+    counted: Tick,
+    void: bool,
+    hello: bool,
+    /// Seconds that a call takes, smoothed.
+    pub latency: f64,
+}
+
+impl Keeper {
+    pub fn new(epoch: u64, budget: Budget, now: Tick) -> Self {
+        Keeper {
+            epoch,
+            budget,
+            peers: BTreeMap::new(),
+            pending: VecDeque::new(),
+            unsettled: VecDeque::new(),
+            next_plan: now,
+            planned_until: now,
+            counted: now,
+            void: false,
+            hello: true,
+            latency: 2.0,
+        }
+    }
+
+    /// Whether nobody else needs the budget: then nothing is planned ahead.
+    pub fn is_alone(&self, me: &str) -> bool {
+        self.pending.is_empty() && !self.peers.iter().any(|(name, peer)| name != me && peer.want.jobs > 0)
+    }
+
+    /// Whether nobody heard yet that it is the keeper.
+    pub fn is_new(&self) -> bool {
+        self.hello
+    }
+
+    pub fn members(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.peers.iter().map(|(name, peer)| (name.as_str(), peer.want.jobs))
+    }
+
+    pub fn hear(&mut self, now: Tick, want: Want) {
+        if let Some((sent, observed)) = &want.observed {
+            self.commit(now);
+            self.budget.learn(now, *sent, observed);
+        }
+        let least = self.peers.values().map(|peer| peer.pass).fold(f64::INFINITY, f64::min);
+        let least = if least.is_finite() { least } else { 0.0 };
+        if self.peers.len() >= MOST_MEMBERS && !self.peers.contains_key(&want.from) {
+            return;
+        }
+        let peer = self.peers.entry(want.from.clone()).or_insert(Peer {
+            want: Want::default(),
+            heard: now,
+            pass: least,
+            stock: 0.0,
+        });
+        let begins = peer.want.jobs == 0 && want.jobs > 0;
+        if begins {
+            peer.pass = peer.pass.max(least);
+        }
+        peer.heard = now;
+        peer.want = want;
+        if begins {
+            self.next_plan = self.next_plan.min(now);
+        }
+    }
+
+    /// Forgets who is neither present, by its leases, nor was heard of lately.
+    pub fn only(&mut self, now: Tick, present: &[String], me: &str) {
+        self.peers.retain(|name, peer| {
+            let runner = name.split_once('#').map_or(name.as_str(), |(runner, _)| runner);
+            name == me || peer.heard + HEARD > now || present.iter().any(|there| there == runner)
+        });
+    }
+
+    /// Takes from the budget what was dealt for instants that have come.
+    pub fn commit(&mut self, now: Tick) {
+        while let Some(dealt) = self.pending.pop_front_if(|dealt| dealt.at <= now) {
+            // Asking is what lets a window's count shut the door.
+            self.budget.wait(dealt.at, dealt.tokens);
+            self.budget.take(dealt.at, dealt.tokens);
+            self.unsettled.push_back(dealt);
+        }
+        while let Some(dealt) = self.unsettled.pop_front_if(|dealt| dealt.at + NO_NEWS <= now) {
+            self.budget.done(now, dealt.at, dealt.tokens, None, Outcome::Accepted);
+        }
+    }
+
+    /// News of a permit that was dealt.
+    pub fn met(&mut self, now: Tick, permit: Tick, tokens: u64, outcome: Option<Outcome>) {
+        self.commit(now);
+        let was_shut = self.budget.is_shut();
+        self.unsettled.retain(|dealt| dealt.at != permit);
+        match outcome {
+            Some(outcome) => self.budget.done(now, permit, tokens, None, outcome),
+            None => self.budget.untake(now, permit, tokens),
+        }
+        if self.budget.is_shut() != was_shut {
+            self.replan(now);
+        }
+    }
+
+    /// What was planned does not hold.
+    pub fn replan(&mut self, now: Tick) {
+        let void = !self.pending.is_empty() || self.budget.is_shut() || self.budget.gate(now).is_some();
+        if void {
+            self.void = true;
+            self.peers.values_mut().for_each(|peer| peer.stock = 0.0);
+        }
+        self.pending.retain(|dealt| dealt.at <= now);
+        self.planned_until = now;
+        self.next_plan = now;
+    }
+
+    fn length(&self) -> Duration {
+        match self.budget.rate() {
+            Some(rate) => Duration::try_from_secs_f64(A_PLAN / rate.max(0.01))
+                .unwrap_or(LONGEST_PLAN)
+                .clamp(SHORTEST_PLAN, LONGEST_PLAN),
+            None => BLIND_PLAN,
+        }
+    }
+
+    /// How long the keepership is asked for.
+    pub fn lease(&self, now: Tick) -> Duration {
+        self.next_plan.saturating_sub(now) + Duration::from_secs(5)
+    }
+
+    /// Deals permits for the time to come.
+    pub fn plan(&mut self, now: Tick, me: &str, concurrency: u32) -> Plan {
+        self.commit(now);
+        self.count(now);
+        let mut ahead = self.budget.clone();
+        for dealt in &self.pending {
+            ahead.wait(dealt.at, dealt.tokens);
+            ahead.take(dealt.at, dealt.tokens);
+        }
+        let length = self.length();
+        let mut at = self.planned_until.max(now);
+        let end = at + length;
+        let mut rows = if self.is_alone(me) { Vec::new() } else { self.rows(me, length) };
+        let mut until = end + length;
+        let mut next = end.saturating_sub(LEAD);
+        let mut count = 0;
+        while count < MOST_PERMITS {
+            let shut = ahead.is_shut();
+            // A probe is for who surely has something to send: the keeper knows that of itself.
+            let chosen = rows
+                .iter_mut()
+                .filter(|row| row.left > 0)
+                .min_by(|a, b| (shut && b.mine, a.pass).partial_cmp(&(shut && a.mine, b.pass)).unwrap_or(std::cmp::Ordering::Equal));
+            let Some(row) = chosen else { break };
+            let wait = ahead.wait(at, row.tokens);
+            let opens = at.saturating_add(wait);
+            if opens >= end {
+                next = next.max(opens.saturating_sub(LEAD)).min(now + LONGEST_PLAN);
+                break;
+            }
+            // Each permit has an instant of its own, by which it is known.
+            at = opens.max(at + Duration::from_micros(1));
+            at = Duration::from_micros(u64::try_from(at.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX));
+            let shut = ahead.is_shut();
+            ahead.take(at, row.tokens);
+            self.pending.push_back(Dealt { at, tokens: row.tokens });
+            row.offsets.push(u64::try_from(at.saturating_sub(now).as_micros()).unwrap_or(u64::MAX));
+            row.left -= 1;
+            row.pass += 1.0 / row.weight;
+            count += 1;
+            if shut {
+                // What comes of the probe decides on the rest.
+                next = at + ahead.wait(at, 0).min(Duration::from_secs(3));
+                until = at + Duration::from_secs(3);
+                break;
+            }
+        }
+        if rows.is_empty() {
+            next = now + IDLE_PLAN;
+        }
+        self.planned_until = at.max(self.planned_until).min(next.max(at));
+        self.next_plan = next.max(now + Duration::from_millis(20));
+        let opens = self.budget.window_ends();
+        if self.budget.request_kind().0 == Kind::Fixed {
+            until = opens.filter(|ends| *ends > at).unwrap_or(until.max(now + self.budget.window() / 2));
+        }
+        self.said(me, now, rows, until, concurrency, opens)
+    }
+
+    /// What members used since the last plan, at the pace of their callers.
+    fn count(&mut self, now: Tick) {
+        let passed = now.saturating_sub(self.counted).as_secs_f64();
+        self.counted = now;
+        for peer in self.peers.values_mut() {
+            let used = f64::from(peer.want.jobs) * passed / self.latency.max(0.2);
+            peer.stock = (peer.stock - used).max(0.0);
+        }
+    }
+
+    fn rows(&self, me: &str, length: Duration) -> Vec<Row> {
+        let now = self.peers.values().map(|peer| peer.want.admitted).fold(0.0, f64::max);
+        let oldest = self
+            .peers
+            .values()
+            .filter(|peer| peer.want.jobs > 0)
+            .map(|peer| peer.want.admitted)
+            .fold(f64::INFINITY, f64::min);
+        let span = (now - oldest).max(1.0);
+        let row = |(name, peer): (&String, &Peer)| {
+            let jobs = f64::from(peer.want.jobs);
+            let calls = jobs * (1.5 + length.as_secs_f64() / self.latency.max(0.2));
+            let age = ((now - peer.want.admitted) / span).clamp(0.0, 1.0);
+            Row {
+                to: name.clone(),
+                mine: name == me,
+                jobs: peer.want.jobs,
+                tokens: if self.budget.token_rate().is_some() { peer.want.tokens } else { 0 },
+                weight: jobs * (1.0 + age),
+                left: (calls - peer.stock).max(0.0).ceil() as u32,
+                pass: peer.pass,
+                offsets: Vec::new(),
+            }
+        };
+        self.peers.iter().filter(|(_, peer)| peer.want.jobs > 0).map(row).collect()
+    }
+
+    fn said(
+        &mut self,
+        me: &str,
+        now: Tick,
+        rows: Vec<Row>,
+        until: Tick,
+        concurrency: u32,
+        opens: Option<Tick>,
+    ) -> Plan {
+        let members = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        let jobs: u32 = rows.iter().map(|row| row.jobs).sum();
+        let mut left = concurrency;
+        let mut grants = Vec::new();
+        for row in rows {
+            if let Some(peer) = self.peers.get_mut(&row.to) {
+                peer.pass = row.pass;
+                peer.stock += row.offsets.len() as f64;
+            }
+            let share = u64::from(concurrency) * u64::from(row.jobs) / u64::from(jobs.max(1));
+            let share = u32::try_from(share).unwrap_or(u32::MAX).max(1).min(left);
+            left -= share;
+            let flight = (concurrency > 0).then_some(share);
+            if !row.offsets.is_empty() || flight.is_some() {
+                grants.push(Grants { to: row.to, tokens: row.tokens, flight, offsets: row.offsets });
+            }
+        }
+        let rate = self.budget.rate();
+        let say_each = f64::from(members.max(1)) * SAY_EACH / rate.unwrap_or(10.0).max(0.1);
+        Plan {
+            epoch: self.epoch,
+            keeper: me.to_owned(),
+            void: std::mem::take(&mut self.void),
+            hello: std::mem::take(&mut self.hello),
+            at: now,
+            grants,
+            until,
+            next: self.next_plan,
+            members,
+            rate,
+            token_rate: self.budget.token_rate(),
+            opens,
+            gate: self.budget.gate(now),
+            say_each: say_each.clamp(5.0, 600.0),
+        }
+    }
+}
+
+/// A member, while permits are dealt.
+struct Row {
+    to: String,
+    mine: bool,
+    jobs: u32,
+    tokens: u64,
+    weight: f64,
+    /// As many as it can use in the time of the plan.
+    left: u32,
+    pass: f64,
+    offsets: Vec<u64>,
+}

@@ -1,0 +1,740 @@
+//! One process's part in a budget that a fleet shares.
+//!
+//! Of the processes that use a budget one is its *keeper*, by a lease in the ledger. It has the
+//! budget's arithmetic ([`crate::budget`]) and says, ahead of time and for all, who may send when;
+//! the others say what they need and what was refused. A process alone is its keeper and asks
+//! nobody. Who cannot reach the ledger goes on evenly with its part of what was last known.
+//!
+//! Pure: instants are the store's clock, as time since the Unix epoch; [`Fleet::step`] says what is
+//! to be said, [`Fleet::hear`] takes in what was heard. docs/decisions/0004 says why it is so.
+
+mod keeper;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::words::{Grants, Met, Plan, Want, Word};
+
+use self::keeper::Keeper;
+use crate::budget::{Budget, Closed, Kind, LimitSettings, Outcome, Source, Tick};
+use crate::failure::GateReason;
+use crate::headers::Observed;
+
+/// How long after the promised plan a keeper counts as gone.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long one who became a member waits for the first plan.
+const FIRST_PLAN: Duration = Duration::from_secs(3);
+/// Alone, the keepership is renewed and the budget noted this often.
+const ALONE: Duration = Duration::from_secs(10);
+/// Between two tries to reach a ledger that is away.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// A need that falls is believed after this long: between two calls a job asks for nothing.
+const REMEMBERED: Duration = Duration::from_secs(8);
+/// How long a keepership lasts beyond the next renewal.
+const LEASE: Duration = Duration::from_secs(20);
+
+/// What is to be done for the fleet's sake.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Say this on the budget's channel.
+    Say(Vec<u8>),
+    /// Take or keep the keepership.
+    Keep {
+        /// 0: to become the keeper.
+        epoch: u64,
+        /// For how long; zero: give it up.
+        lease: Duration,
+        /// The budget, to be noted.
+        note: Option<Box<Learned>>,
+        /// What is said with it.
+        words: Option<Vec<u8>>,
+    },
+}
+
+/// What the ledger said to [`Act::Keep`].
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// Whether the keepership is ours.
+    pub yours: bool,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Until when it is the keeper's.
+    pub until: Tick,
+    /// The last note, where it is newly ours.
+    pub note: Option<Learned>,
+    /// The runners that hold leases.
+    pub present: Vec<String>,
+}
+
+/// What was learned of a budget, to go on with after a restart.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Learned {
+    /// With what configuration: under another it is worth nothing.
+    pub settings: LimitSettings,
+    /// The budget.
+    pub budget: Budget,
+    /// Until when permits are out that it does not know as spent.
+    pub granted_until: Tick,
+}
+
+/// What stands behind this process's permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Nothing was needed yet.
+    Idle,
+    /// The keeper is being looked for.
+    Seeking,
+    /// It keeps the budget.
+    Keeper,
+    /// Another keeps it.
+    Member,
+    /// The ledger is away: its part of what was last known.
+    Adrift,
+}
+
+/// A permit in stock.
+#[derive(Clone, Copy, Debug)]
+struct Granted {
+    at: Tick,
+    until: Tick,
+}
+
+/// What the last plan said, for the time without one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    members: u32,
+    rate: Option<f64>,
+    token_rate: Option<f64>,
+    opens: Option<Tick>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    me: String,
+    settings: LimitSettings,
+    part: Part,
+    keeper: Option<Box<Keeper>>,
+    /// Adrift: our part of the budget.
+    own: Option<Box<Budget>>,
+    epoch: u64,
+    stock: VecDeque<Granted>,
+    /// Tokens that came with permits and are not spent.
+    pool: f64,
+    counts_tokens: bool,
+    flight: Option<u32>,
+    in_flight: u32,
+    gate: Option<Closed>,
+    last: Last,
+    /// When something is to be done whatever happens.
+    due: Tick,
+    /// An [`Act::Keep`] is under way.
+    asking: bool,
+    jobs: u32,
+    admitted: f64,
+    /// The most jobs of late, and until when that is remembered.
+    peak: (u32, Tick),
+    /// Tokens that a request cost, smoothed.
+    cost: f64,
+    said: Want,
+    said_at: Tick,
+    say_each: Duration,
+    must_say: bool,
+    observed: Option<(Tick, Observed)>,
+    out: Vec<Act>,
+}
+
+impl Fleet {
+    /// A process called `me`, its runner's name and after a `#` what makes it one of its kind.
+    pub fn new(settings: &LimitSettings, me: &str) -> Self {
+        Fleet {
+            me: me.to_owned(),
+            settings: settings.clone(),
+            part: Part::Idle,
+            keeper: None,
+            own: None,
+            epoch: 0,
+            stock: VecDeque::new(),
+            pool: 0.0,
+            counts_tokens: false,
+            flight: None,
+            in_flight: 0,
+            gate: None,
+            last: Last::default(),
+            due: Duration::ZERO,
+            asking: false,
+            jobs: 0,
+            admitted: 0.0,
+            peak: (0, Duration::ZERO),
+            cost: 0.0,
+            said: Want::default(),
+            said_at: Duration::ZERO,
+            say_each: Duration::from_secs(5),
+            must_say: false,
+            observed: None,
+            out: Vec::new(),
+        }
+    }
+
+    /// What stands behind this process's permits.
+    pub fn part(&self) -> Part {
+        self.part
+    }
+
+    /// The budget, where this process has one of its own: the fleet's, or its part of it.
+    fn budget(&self) -> Option<&Budget> {
+        match self.part {
+            Part::Keeper => self.keeper.as_ref().map(|keeper| &keeper.budget),
+            Part::Adrift => self.own.as_deref(),
+            Part::Idle | Part::Seeking | Part::Member => None,
+        }
+    }
+
+    /// The budget that permits are taken from directly, none being dealt ahead.
+    fn direct(&mut self) -> Option<&mut Budget> {
+        match self.part {
+            Part::Keeper => {
+                let keeper = self.keeper.as_mut()?;
+                keeper.is_alone(&self.me).then_some(&mut keeper.budget)
+            }
+            Part::Adrift => self.own.as_deref_mut(),
+            Part::Idle | Part::Seeking | Part::Member => None,
+        }
+    }
+
+    /// What this process needs: its callers, waiting or under way, and when their jobs were
+    /// admitted, as a mean in seconds.
+    pub fn need(&mut self, now: Tick, jobs: u32, admitted: f64) {
+        self.admitted = admitted;
+        if jobs >= self.peak.0 || now >= self.peak.1 {
+            self.peak = (jobs, now + REMEMBERED);
+        }
+        self.jobs = self.peak.0;
+    }
+
+    fn wants(&self) -> Want {
+        Want {
+            from: self.me.clone(),
+            jobs: self.jobs,
+            admitted: self.admitted,
+            tokens: self.cost.ceil() as u64,
+            observed: None,
+        }
+    }
+
+    /// The gate, if it is closed at `now`.
+    pub fn gate(&self, now: Tick) -> Option<Closed> {
+        let known = self.budget().and_then(|budget| budget.gate(now));
+        known.or(self.gate).filter(|gate| gate.until > now)
+    }
+
+    /// How long until a request of `tokens` may be sent; [`Duration::MAX`] where that is not known.
+    pub fn wait(&mut self, now: Tick, tokens: u64) -> Duration {
+        if self.cost == 0.0 {
+            self.cost = tokens as f64;
+        }
+        let flight = self.in_flight;
+        if self.flight.is_some_and(|most| flight >= most) {
+            return Duration::MAX;
+        }
+        if let Some(budget) = self.direct() {
+            return budget.wait(now, tokens);
+        }
+        if let Some(gate) = self.gate(now) {
+            return gate.until - now;
+        }
+        while self.stock.front().is_some_and(|granted| granted.until <= now) {
+            self.stock.pop_front();
+        }
+        let Some(first) = self.stock.front().copied() else { return Duration::MAX };
+        if self.counts_tokens && self.pool < tokens as f64 && self.stock.len() < 2 {
+            // More comes with the permits to come; a request larger than two permits' tokens waits
+            // for what others leave of theirs.
+            return Duration::MAX;
+        }
+        first.at.saturating_sub(now)
+    }
+
+    /// Spends one permit; [`Fleet::wait`] said zero before. Returns the permit's instant, by which
+    /// it is known.
+    pub fn take(&mut self, now: Tick, tokens: u64) -> Tick {
+        self.in_flight = self.in_flight.saturating_add(1);
+        if let Some(budget) = self.direct() {
+            budget.take(now, tokens);
+            return now;
+        }
+        let mut taken = self.stock.pop_front();
+        self.pool -= tokens as f64;
+        // A large one takes a second permit, for the tokens that come with it.
+        while self.counts_tokens && self.pool < 0.0 && self.stock.front().is_some_and(|next| next.at <= now) {
+            taken = self.stock.pop_front();
+            self.pool += self.cost;
+        }
+        taken.map_or(now, |granted| granted.at)
+    }
+
+    /// Gives back a permit that was not used.
+    pub fn untake(&mut self, now: Tick, permit: Tick, tokens: u64) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(budget) = self.direct() {
+            budget.untake(now, permit, tokens);
+            return;
+        }
+        self.pool += tokens as f64;
+        self.stock.push_front(Granted { at: permit, until: permit + GRACE });
+    }
+
+    /// The request with this permit, sent at `sent`, ended: see [`Budget::done`].
+    pub fn done(
+        &mut self,
+        now: Tick,
+        permit: Tick,
+        sent: Tick,
+        estimated: u64,
+        actual: Option<u64>,
+        outcome: Outcome,
+    ) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let cost = actual.unwrap_or(estimated) as f64;
+        self.cost += (cost - self.cost) * 0.1;
+        self.pool += estimated as f64 - cost;
+        let alone = self.direct().is_some();
+        match (self.part, &mut self.keeper, &mut self.own) {
+            (Part::Keeper, Some(keeper), _) => {
+                if outcome == Outcome::Accepted {
+                    let took = now.saturating_sub(sent).as_secs_f64();
+                    keeper.latency += (took - keeper.latency) * 0.05;
+                }
+                if alone {
+                    keeper.budget.done(now, permit, estimated, actual, outcome);
+                } else {
+                    keeper.met(now, permit, estimated, Some(outcome));
+                }
+            }
+            (Part::Adrift, _, Some(own)) => own.done(now, permit, estimated, actual, outcome),
+            (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, ..) => {
+                if matches!(outcome, Outcome::Rejected(_)) {
+                    self.tell(permit, estimated, Some(outcome), Observed::default(), None, false);
+                }
+            }
+        }
+    }
+
+    fn tell(
+        &mut self,
+        permit: Tick,
+        tokens: u64,
+        outcome: Option<Outcome>,
+        observed: Observed,
+        closed: Option<Closed>,
+        reopened: bool,
+    ) {
+        let from = self.me.clone();
+        let met = Met { from, permit, tokens, outcome, observed, closed, reopened };
+        self.out.push(Act::Say(Word::Met(met).encode()));
+    }
+
+    /// Takes what an answer's headers tell: see [`Budget::learn`].
+    pub fn learn(&mut self, now: Tick, permit: Tick, observed: &Observed) {
+        match (self.part, &mut self.keeper, &mut self.own) {
+            (Part::Keeper, Some(keeper), _) => {
+                keeper.commit(now);
+                let was_open = keeper.budget.gate(now).is_none();
+                keeper.budget.learn(now, permit, observed);
+                if was_open && keeper.budget.gate(now).is_some() {
+                    keeper.replan(now);
+                }
+            }
+            (Part::Adrift, _, Some(own)) => own.learn(now, permit, observed),
+            (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, ..) => {
+                if observed.requests.is_some() || observed.tokens.is_some() {
+                    self.observed = Some((permit, observed.clone()));
+                }
+            }
+        }
+    }
+
+    /// Closes the gate for all: see [`Budget::close`].
+    pub fn close(&mut self, now: Tick, until: Tick, reason: GateReason) {
+        let closed = Closed { until, reason };
+        let before = self.gate(now);
+        match (self.part, &mut self.keeper, &mut self.own) {
+            (Part::Keeper, Some(keeper), _) => {
+                keeper.budget.close(now, until, reason);
+                keeper.replan(now);
+            }
+            (Part::Adrift, _, Some(own)) => {
+                own.close(now, until, reason);
+            }
+            (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, ..) => {
+                if before.is_none_or(|gate| gate.until < until) {
+                    self.gate = Some(closed);
+                    self.tell(now, 0, None, Observed::default(), Some(closed), false);
+                }
+            }
+        }
+    }
+
+    /// The provider answered again: see [`Budget::open`].
+    pub fn open(&mut self, now: Tick) {
+        self.gate = None;
+        match (self.part, &mut self.keeper, &mut self.own) {
+            (Part::Keeper, Some(keeper), _) => {
+                keeper.budget.open();
+                keeper.replan(now);
+            }
+            (Part::Adrift, _, Some(own)) => own.open(),
+            (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, ..) => {
+                self.tell(now, 0, None, Observed::default(), None, true);
+            }
+        }
+    }
+
+    /// Requests of this process in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// The request limit a minute and where it comes from, as far as this process knows.
+    pub fn request_limit(&self) -> Option<(f64, Source)> {
+        match self.budget() {
+            Some(budget) => budget.request_limit(),
+            None => self.last.rate.map(|rate| (rate * 60.0, Source::Assumed)),
+        }
+    }
+
+    /// The token limit a minute and where it comes from, as far as this process knows.
+    pub fn token_limit(&self) -> Option<(f64, Source)> {
+        match self.budget() {
+            Some(budget) => budget.token_limit(),
+            None => self.last.token_rate.map(|rate| (rate * 60.0, Source::Assumed)),
+        }
+    }
+
+    /// How requests are counted by the server, and where that comes from.
+    pub fn request_kind(&self) -> (Kind, Source) {
+        self.budget().map_or((Kind::Bucket, Source::Assumed), Budget::request_kind)
+    }
+
+    /// Members with a need, and how many callers each has, where this process keeps the budget.
+    pub fn members(&self) -> Vec<(String, u32)> {
+        let keeper = self.keeper.iter().filter(|_| self.part == Part::Keeper);
+        keeper.flat_map(|keeper| keeper.members()).map(|(name, jobs)| (name.to_owned(), jobs)).collect()
+    }
+
+    /// How long until [`Fleet::step`] has something to do; `None`: not before a call.
+    pub fn next(&self, now: Tick) -> Option<Duration> {
+        if !self.out.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        if self.asking || (self.part == Part::Idle && self.jobs == 0) {
+            return None;
+        }
+        let mut due = self.due;
+        if let (Part::Keeper, Some(keeper)) = (self.part, &self.keeper)
+            && !keeper.is_alone(&self.me)
+        {
+            due = keeper.next_plan;
+        }
+        if self.part == Part::Member {
+            due = match (self.must_say || self.is_news(), self.jobs) {
+                (true, _) => now,
+                (false, 0) => return None,
+                (false, _) => due.min(self.said_at + self.say_each),
+            };
+        }
+        // A peak that ends is news.
+        if self.jobs > 0 && self.peak.1 > now {
+            due = due.min(self.peak.1);
+        }
+        Some(due.saturating_sub(now))
+    }
+
+    /// Whether the keeper should hear of our need now.
+    fn is_news(&self) -> bool {
+        let (said, jobs) = (f64::from(self.said.jobs), f64::from(self.jobs));
+        (said == 0.0) != (jobs == 0.0) || jobs > said * 1.5 + 0.5 || jobs < said * 0.6 - 0.5
+    }
+
+    /// What is to be done now.
+    pub fn step(&mut self, now: Tick) -> Vec<Act> {
+        let mut acts = std::mem::take(&mut self.out);
+        if self.asking {
+            return acts;
+        }
+        match self.part {
+            Part::Idle if self.jobs == 0 => {}
+            Part::Idle | Part::Seeking | Part::Adrift => {
+                if self.part == Part::Idle || now >= self.due {
+                    if self.part == Part::Idle {
+                        self.part = Part::Seeking;
+                    }
+                    acts.push(self.ask(0, LEASE, None));
+                }
+            }
+            Part::Member => {
+                if now >= self.due && self.jobs > 0 {
+                    // No plan came: the keeper is gone, or we are cut off.
+                    acts.push(self.ask(0, LEASE, None));
+                } else if self.must_say || self.is_news() || (self.jobs > 0 && now >= self.said_at + self.say_each) {
+                    acts.push(self.say_want(now));
+                }
+            }
+            Part::Keeper => self.keep(now, &mut acts),
+        }
+        acts
+    }
+
+    fn ask(&mut self, epoch: u64, lease: Duration, words: Option<Vec<u8>>) -> Act {
+        self.asking = true;
+        let note = self.keeper.as_ref().filter(|_| epoch > 0).map(|keeper| {
+            let budget = keeper.budget.summary();
+            let settings = self.settings.clone();
+            Box::new(Learned { settings, budget, granted_until: keeper.next_plan })
+        });
+        Act::Keep { epoch, lease, note, words }
+    }
+
+    fn say_want(&mut self, now: Tick) -> Act {
+        let want = Want { observed: self.observed.take(), ..self.wants() };
+        self.said = Want { observed: None, ..want.clone() };
+        self.said_at = now;
+        self.must_say = false;
+        Act::Say(Word::Want(want).encode())
+    }
+
+    fn keep(&mut self, now: Tick, acts: &mut Vec<Act>) {
+        let mine = self.wants();
+        let me = self.me.clone();
+        let concurrency = self.settings.concurrency;
+        let Some(keeper) = self.keeper.as_mut() else { return };
+        if mine != self.said || now >= self.said_at + ALONE {
+            keeper.hear(now, mine.clone());
+            self.said = mine;
+            self.said_at = now;
+        }
+        let alone = keeper.is_alone(&me);
+        let plan_due = now >= keeper.next_plan;
+        if alone && now < self.due && !keeper.is_new() {
+            return;
+        }
+        if !alone && !plan_due {
+            return;
+        }
+        let (words, lease) = if alone && !keeper.is_new() {
+            (None, LEASE)
+        } else {
+            let plan = keeper.plan(now, &me, concurrency);
+            let lease = keeper.lease(now);
+            self.accept(now, &plan);
+            (Some(Word::Plan(plan).encode()), lease.max(LEASE))
+        };
+        self.due = now + ALONE;
+        let epoch = self.epoch;
+        acts.push(self.ask(epoch, lease, words));
+    }
+
+    /// The ledger's answer to [`Act::Keep`].
+    pub fn kept(&mut self, now: Tick, answer: Answer) {
+        self.asking = false;
+        let was = self.part;
+        if answer.yours {
+            if was == Part::Keeper && answer.epoch == self.epoch {
+                if let Some(keeper) = self.keeper.as_mut() {
+                    let me = &self.me;
+                    keeper.only(now, &answer.present, me);
+                }
+                return;
+            }
+            self.epoch = answer.epoch;
+            let budget = self.budget_to_keep(now, answer.note);
+            self.keeper = Some(Box::new(Keeper::new(answer.epoch, budget, now)));
+            self.part = Part::Keeper;
+            self.own = None;
+            self.stock.clear();
+            self.flight = (self.settings.concurrency > 0).then_some(self.settings.concurrency);
+            self.said = Want::default();
+            self.due = now;
+            return;
+        }
+        self.epoch = answer.epoch;
+        self.keeper = None;
+        self.own = None;
+        self.part = Part::Member;
+        self.must_say = self.jobs > 0;
+        // Who asked because no plan came asks again when the lease is over.
+        let lease = if was == Part::Member { answer.until.max(now + GRACE) } else { now + FIRST_PLAN };
+        self.due = lease + self.jitter();
+    }
+
+    /// A part of a second, of each process its own: not all ask at once.
+    fn jitter(&self) -> Duration {
+        let sum = self.me.bytes().fold(17_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        Duration::from_millis(sum % 1_000)
+    }
+
+    fn budget_to_keep(&mut self, now: Tick, note: Option<Learned>) -> Budget {
+        let Some(note) = note.filter(|note| note.settings == self.settings) else {
+            let mut budget = Budget::new(&self.settings, now);
+            if let Some(gate) = self.gate.filter(|gate| gate.until > now) {
+                budget.close(now, gate.until, gate.reason);
+            }
+            return budget;
+        };
+        let mut budget = note.budget;
+        // Permits that the keeper before us dealt and did not note.
+        if let (Some(rate), true) = (budget.rate(), note.granted_until > now) {
+            let out = (note.granted_until - now).as_secs_f64() * rate;
+            for _ in 0..out.min(1_000.0) as u32 {
+                budget.take(now, self.cost as u64);
+                budget.done(now, now, 0, None, Outcome::Unknown);
+            }
+        }
+        budget
+    }
+
+    /// The ledger cannot be reached.
+    pub fn away(&mut self, now: Tick) {
+        self.asking = false;
+        self.due = now + TRY_AGAIN + self.jitter();
+        match self.part {
+            Part::Adrift => {}
+            Part::Keeper => {
+                let members = self.keeper.as_ref().map_or(1, |keeper| keeper.members().filter(|(_, jobs)| *jobs > 0).count());
+                let last = self.keeper.as_ref().map(|keeper| Last {
+                    members: u32::try_from(members.max(1)).unwrap_or(u32::MAX),
+                    rate: keeper.budget.rate(),
+                    token_rate: keeper.budget.token_rate(),
+                    opens: keeper.budget.window_ends(),
+                });
+                self.last = last.unwrap_or(self.last);
+                if self.last.members < 2 && let Some(keeper) = self.keeper.take() {
+                    // Alone as far as is known: all of it is ours.
+                    self.own = Some(Box::new(keeper.budget));
+                } else {
+                    self.own = Some(Box::new(self.part_of(now)));
+                }
+                self.part = Part::Adrift;
+            }
+            Part::Idle | Part::Seeking | Part::Member => {
+                self.own = Some(Box::new(self.part_of(now)));
+                self.part = Part::Adrift;
+            }
+        }
+    }
+
+    /// Our part of what was last known, sent evenly.
+    fn part_of(&self, now: Tick) -> Budget {
+        let members = f64::from(self.last.members.max(1));
+        let a_minute = |rate: f64| ((rate * 60.0 / members).floor()).clamp(1.0, f64::from(u32::MAX)) as u32;
+        let known = |rate: Option<f64>, config: u32| rate.map_or(config, a_minute);
+        let settings = LimitSettings {
+            requests_per_minute: known(self.last.rate, self.settings.requests_per_minute),
+            tokens_per_minute: known(self.last.token_rate, self.settings.tokens_per_minute),
+            concurrency: 0,
+            window: crate::budget::WindowKind::Bucket,
+            burst: 1,
+        };
+        let mut budget = Budget::new(&settings, now);
+        let spent = self.last.opens.filter(|opens| *opens > now);
+        let gate = self.gate.filter(|gate| gate.until > now);
+        if let Some(gate) = gate {
+            budget.close(now, gate.until, gate.reason);
+        } else if let Some(opens) = spent {
+            budget.close(now, opens, GateReason::RateLimit);
+        }
+        budget
+    }
+
+    /// Takes in what was heard on the budget's channel.
+    pub fn hear(&mut self, now: Tick, words: &[u8]) {
+        match Word::decode(words) {
+            Some(Word::Plan(plan)) if plan.keeper != self.me => self.planned(now, plan),
+            Some(Word::Want(want)) if want.from != self.me => {
+                if let (Part::Keeper, Some(keeper)) = (self.part, self.keeper.as_mut()) {
+                    keeper.hear(now, want);
+                }
+            }
+            Some(Word::Met(met)) if met.from != self.me => {
+                if let (Part::Keeper, Some(keeper)) = (self.part, self.keeper.as_mut()) {
+                    if met.outcome.is_some() {
+                        keeper.met(now, met.permit, met.tokens, met.outcome);
+                    }
+                    if let Some(closed) = met.closed.filter(|closed| closed.until > now) {
+                        keeper.budget.close(now, closed.until, closed.reason);
+                        keeper.replan(now);
+                    }
+                    if met.reopened {
+                        keeper.budget.open();
+                        keeper.replan(now);
+                    }
+                }
+            }
+            Some(Word::Plan(_) | Word::Want(_) | Word::Met(_)) | None => {}
+        }
+    }
+
+    fn planned(&mut self, now: Tick, plan: Plan) {
+        if plan.epoch < self.epoch || (plan.epoch == self.epoch && self.part == Part::Keeper) {
+            return;
+        }
+        if self.part == Part::Idle && self.jobs == 0 {
+            return;
+        }
+        if plan.epoch > self.epoch || self.part != Part::Member {
+            self.must_say |= self.jobs > 0;
+        }
+        self.must_say |= plan.hello && self.jobs > 0;
+        self.keeper = None;
+        self.own = None;
+        self.epoch = plan.epoch;
+        self.part = Part::Member;
+        self.due = plan.next.max(now) + GRACE + self.jitter();
+        self.say_each = Duration::from_secs_f64(plan.say_each.clamp(1.0, 3_600.0));
+        self.accept(now, &plan);
+    }
+
+    /// Takes our part of a plan into stock.
+    fn accept(&mut self, now: Tick, plan: &Plan) {
+        if plan.void {
+            self.stock.clear();
+        }
+        self.gate = plan.gate.filter(|gate| gate.until > now);
+        self.last = Last {
+            members: plan.members,
+            rate: plan.rate,
+            token_rate: plan.token_rate,
+            opens: plan.opens.filter(|_| plan.grants.is_empty()),
+        };
+        let Some(grants) = plan.grants.iter().find(|grants| grants.to == self.me) else { return };
+        self.flight = grants.flight;
+        self.counts_tokens = grants.tokens > 0;
+        let most = grants.tokens as f64 * 8.0;
+        let granted = (grants.tokens as f64 * grants.offsets.len() as f64).max(0.0);
+        self.pool = if self.counts_tokens { (self.pool.max(-most) + granted).min(most + granted) } else { 0.0 };
+        for offset in &grants.offsets {
+            let at = plan.at.saturating_add(Duration::from_micros(*offset));
+            self.stock.push_back(Granted { at, until: plan.until });
+        }
+    }
+
+    /// Gives the keepership up and says that nothing is needed: the process stops.
+    pub fn leave(&mut self) -> Vec<Act> {
+        self.jobs = 0;
+        self.peak = (0, Duration::ZERO);
+        match self.part {
+            Part::Keeper => {
+                let epoch = self.epoch;
+                vec![self.ask(epoch, Duration::ZERO, None)]
+            }
+            Part::Member => vec![self.say_want(Duration::ZERO)],
+            Part::Idle | Part::Seeking | Part::Adrift => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What the processes of a fleet say to each other about one budget, as JSON.
+
+use serde::{Deserialize, Serialize};
+
+use crate::budget::{Closed, Outcome, Tick};
+use crate::headers::Observed;
+
+/// One message on a budget's channel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "word", rename_all = "snake_case")]
+pub enum Word {
+    /// To the keeper: who is there, and what for.
+    Want(Want),
+    /// To the keeper: how one request was met, where that cannot wait.
+    Met(Met),
+    /// From the keeper: who may send when.
+    Plan(Plan),
+}
+
+impl Word {
+    /// As it is said.
+    pub fn encode(&self) -> Vec<u8> {
+        // Structs of numbers and strings: there is nothing that JSON refuses.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// As it was heard; `None` of what this build does not understand.
+    pub fn decode(words: &[u8]) -> Option<Word> {
+        serde_json::from_slice(words).ok()
+    }
+}
+
+/// A member's need.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Want {
+    /// Who.
+    pub from: String,
+    /// Callers that would send one request after another; 0 = nothing is needed, nothing is held.
+    pub jobs: u32,
+    /// When its callers' jobs were admitted, as a mean: seconds of the store's clock.
+    pub admitted: f64,
+    /// Tokens that a request costs, as it turned out.
+    pub tokens: u64,
+    /// The newest answer's headers, and when its request was sent.
+    pub observed: Option<(Tick, Observed)>,
+}
+
+/// How one request was met.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Met {
+    /// Who sent it.
+    pub from: String,
+    /// The permit's instant.
+    pub permit: Tick,
+    /// Tokens that it was estimated at.
+    pub tokens: u64,
+    /// How; `None`: it was not sent.
+    pub outcome: Option<Outcome>,
+    /// What the answer's headers say.
+    pub observed: Observed,
+    /// The gate that it closed.
+    pub closed: Option<Closed>,
+    /// The provider answers again: a gate that waited for that is open.
+    pub reopened: bool,
+}
+
+/// Permits for the time to come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Grows with each keeper.
+    pub epoch: u64,
+    /// Who keeps the budget.
+    pub keeper: String,
+    /// What was granted before and not used is void.
+    pub void: bool,
+    /// Whether members must say what they want: the keeper is new.
+    pub hello: bool,
+    /// What the instants of `grants` count from.
+    pub at: Tick,
+    /// By member.
+    pub grants: Vec<Grants>,
+    /// When what is not used by then is void.
+    pub until: Tick,
+    /// When the next plan comes at the latest.
+    pub next: Tick,
+    /// Members with a need.
+    pub members: u32,
+    /// Requests a second, where known.
+    pub rate: Option<f64>,
+    /// Tokens a second, where known.
+    pub token_rate: Option<f64>,
+    /// When nobody is left without a window of his own: the end of the window that is being spent.
+    pub opens: Option<Tick>,
+    /// The gate.
+    pub gate: Option<Closed>,
+    /// How often members say that they are there, in seconds.
+    pub say_each: f64,
+}
+
+/// One member's permits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Grants {
+    /// Whose.
+    pub to: String,
+    /// Tokens that come with each; 0 = they are not counted.
+    pub tokens: u64,
+    /// Most requests in flight.
+    pub flight: Option<u32>,
+    /// When each may go, in microseconds after the plan's `at`.
+    pub offsets: Vec<u64>,
+}
