@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast::config::{Config, load_from};
+use steadfast_actors::alerts::Webhook;
 use steadfast_actors::{Deps, Running};
 use steadfast_agent::jail::Jail;
 use steadfast_agent::prompts::Prompts;
@@ -89,8 +90,26 @@ pub fn start_runner(
     transport: Arc<dyn Transport>,
     jail: Arc<Jail>,
 ) -> Running {
-    let endpoint = Endpoint::new(&config.llm.base_url, API_KEY.to_owned().into()).unwrap();
-    let llm = LlmClient::new(endpoint, config.llm, Arc::clone(&transport), world.clock());
+    start_watched(config, world, store, transport, jail, None)
+}
+
+/// The same, with somebody who is told of alerts.
+pub fn start_watched(
+    config: Config,
+    world: &World,
+    store: Arc<dyn Store>,
+    transport: Arc<dyn Transport>,
+    jail: Arc<Jail>,
+    webhook: Option<Webhook>,
+) -> Running {
+    let client = |settings: steadfast_llm::Settings| {
+        let endpoint = Endpoint::new(&settings.base_url, API_KEY.to_owned().into()).unwrap();
+        LlmClient::new(endpoint, settings, Arc::clone(&transport), world.clock())
+    };
+    let llm = match &config.llm_endpoints[..] {
+        [] => vec![client(config.llm.clone())],
+        several => several.iter().map(|endpoint| client(config.llm.at(endpoint))).collect(),
+    };
     let private_key = Some(SIMULATION_ONLY_PRIVATE_KEY.to_owned().into());
     let private_key = private_key.filter(|_| !config.github.app_id.is_empty());
     let credentials = Credentials { private_key, personal_token: Some(TOKEN.to_owned().into()) };
@@ -107,6 +126,8 @@ pub fn start_runner(
         git_url: format!("file://{}", world.git_root().display()).parse().unwrap(),
         clock: world.clock(),
         secrets: Arc::new(|_| {}),
+        webhook,
+        process: "in-process".to_owned(),
     })
 }
 
