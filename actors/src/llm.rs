@@ -3,6 +3,7 @@
 //! A turn stays at the endpoint where it began. Where that one's door is shut for longer than a run
 //! sits, nothing was paid there, and the turn begins anew at another.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use steadfast_core::job::JobId;
 use steadfast_core::retry::RetryPolicy;
 use steadfast_llm::LlmClient;
 
-use crate::accountant::{BudgetKey, EndpointId, Outlook};
+use crate::accountant::{BudgetKey, EndpointId, Outlook, Permit};
 use crate::address::Metered;
 use crate::calls::{CallError, Caller, Order, Patience};
 use crate::supervisor::Lifeline;
@@ -59,6 +60,8 @@ struct Calls {
     /// The preferred one first.
     endpoints: Vec<Endpoint>,
     caller: Caller,
+    /// For where another endpoint may be quicker.
+    hurried: Caller,
     policy: RetryPolicy,
 }
 
@@ -80,9 +83,21 @@ impl Llm {
             name: settings.llm_endpoints.get(id.index()).map(|endpoint| endpoint.name.clone()),
             client: Arc::clone(client),
         });
-        let calls = Calls { endpoints: named.collect(), caller, policy: settings.llm_retry.clone() };
+        let hurried = Caller {
+            accountant: caller.accountant.clone(),
+            clock: Arc::clone(&caller.clock),
+            park_after: caller.park_after.min(SOON),
+        };
+        let policy = settings.llm_retry.clone();
+        let calls = Calls { endpoints: named.collect(), caller, hurried, policy };
         Llm { calls: Arc::new(calls), _lifeline: lifeline }
     }
+}
+
+/// An endpoint at which a turn may begin.
+struct Choice<'a> {
+    endpoint: &'a Endpoint,
+    wait: Duration,
 }
 
 impl Calls {
@@ -90,8 +105,9 @@ impl Calls {
         let tokens = estimate_tokens(&complete.request);
         let mut left: Vec<&Endpoint> = self.endpoints.iter().collect();
         let mut ended: Option<CallError> = None;
-        while let Some(endpoint) = self.choose(&mut left, complete, tokens, ended.as_ref()).await {
-            match self.turn(endpoint, complete, tokens).await {
+        while let Some((endpoint, permit)) = self.begin(&left, complete, tokens, ended.as_ref()).await? {
+            left.retain(|other| other.id != endpoint.id);
+            match self.turn(endpoint, permit, complete, tokens).await {
                 Ok(answer) => return Ok(Answered { answer, endpoint: endpoint.name.clone() }),
                 Err(error) if is_about_the_door(&error) => {
                     if !left.is_empty() {
@@ -107,50 +123,66 @@ impl Calls {
         Err(ended.unwrap_or(CallError::Stopped))
     }
 
-    /// Takes from `left` who is asked next: whom the job had, while that one can send soon; else the
-    /// first that can; else the soonest. `None` where none is sooner than the end that there is.
-    async fn choose<'a>(
+    /// Where among `left` the turn begins, with a permit if one was to be had soon. `None` where none
+    /// is sooner than the end that there is.
+    async fn begin<'a>(
         &self,
-        left: &mut Vec<&'a Endpoint>,
+        left: &[&'a Endpoint],
         complete: &Complete,
         tokens: u64,
         ended: Option<&CallError>,
-    ) -> Option<&'a Endpoint> {
-        if self.endpoints.len() == 1 {
-            return left.pop();
+    ) -> Result<Option<(&'a Endpoint, Option<Permit>)>, CallError> {
+        if let ([only], 1) = (left, self.endpoints.len()) {
+            return Ok(Some((only, None)));
         }
-        let within = match ended {
-            Some(CallError::Park { until, .. }) => Some(until.since(self.caller.clock.now())),
-            Some(_) | None => None,
-        };
-        let mut best: Option<(Duration, bool, usize)> = None;
-        for (place, endpoint) in left.iter().enumerate() {
+        let mut waits = Vec::new();
+        for endpoint in left.iter().copied() {
             let outlook = Outlook { key: BudgetKey::Llm(endpoint.id), tokens: Some(tokens) };
             // Without an answer the accountant is being started again, and knows of no shut door.
             let wait = self.caller.accountant.send(outlook).await.unwrap_or_default();
-            let other = complete.prefers.is_none() || complete.prefers != endpoint.name;
-            let soon = if wait <= SOON { Duration::ZERO } else { wait };
-            let rank = (soon, other, place);
-            if best.is_none_or(|best| rank < best) {
-                best = Some(rank);
+            waits.push(Choice { endpoint, wait });
+        }
+        // Whom the job had goes first among those that can send soon. The sort keeps the list's order.
+        let other = |endpoint: &Endpoint| complete.prefers.is_none() || complete.prefers != endpoint.name;
+        waits.sort_by_key(|choice| {
+            (if choice.wait <= SOON { Duration::ZERO } else { choice.wait }, other(choice.endpoint))
+        });
+        // Others may have been quicker since: whoever finds it so tries the next one.
+        for choice in waits.iter().filter(|choice| choice.wait <= SOON) {
+            let key = BudgetKey::Llm(choice.endpoint.id);
+            match self.hurried.permit(&key, tokens, complete.order, &complete.patience).await {
+                Ok(permit) => return Ok(Some((choice.endpoint, Some(permit)))),
+                Err(CallError::Park { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
-        let (wait, _, place) = best?;
-        within.is_none_or(|within| wait < within).then(|| left.remove(place))
+        let within = match ended {
+            Some(CallError::Park { until, .. }) => until.since(self.caller.clock.now()),
+            Some(_) | None => Duration::MAX,
+        };
+        // Nobody knows when one that is fully in use will be free: perhaps at once.
+        let worth = |wait: Duration| wait <= within || wait == Duration::MAX;
+        let soonest = waits.first().filter(|soonest| worth(soonest.wait));
+        Ok(soonest.map(|soonest| (soonest.endpoint, None)))
     }
 
     /// The whole of layer 1 at one endpoint.
     async fn turn(
         &self,
         endpoint: &Endpoint,
+        permit: Option<Permit>,
         complete: &Complete,
         tokens: u64,
     ) -> Result<ModelAnswer, CallError> {
         let (request, patience) = (&complete.request, &complete.patience);
         let key = BudgetKey::Llm(endpoint.id);
+        let in_hand = Cell::new(permit);
         self.caller
             .retrying(&self.policy, patience, async |_| {
-                let permit = self.caller.permit(&key, tokens, complete.order, patience).await?;
+                let permit = match in_hand.take() {
+                    Some(permit) => permit,
+                    None => self.caller.permit(&key, tokens, complete.order, patience).await?,
+                };
                 let exchange = async {
                     let exchange = endpoint.client.chat(request).await;
                     (exchange.result, exchange.observed)
