@@ -190,7 +190,8 @@ fn outlooks_are_each_endpoints_own_and_know_what_a_request_would_wait() {
             bench.ask(Some("a")).await.unwrap();
         }
         let (of_a, of_b) = (bench.outlook(0, Some(500)).await, bench.outlook(1, Some(500)).await);
-        assert!(of_a > Duration::from_secs(1) && of_b.is_zero(), "{of_a:?} {of_b:?}");
+        let second = Duration::from_secs(1);
+        assert!(of_a > 5 * second && of_b < second, "{of_a:?} {of_b:?}");
         assert_eq!(bench.outlook(0, None).await, Duration::ZERO, "no door is shut");
         assert!(bench.servers.asked().contains(&"b".to_owned()), "the rest of them went there");
     });
