@@ -140,6 +140,24 @@ fn each_kind_about_each_budget_is_told_seldom_and_what_was_held_back_is_counted(
 }
 
 #[test]
+fn of_many_budgets_the_oldest_are_forgotten() {
+    paused(async {
+        let (hook, alerts) = bench([]);
+        for number in 0..1_001 {
+            alerts.send(of(&format!("github:{number}"), GateReason::Credentials)).await.unwrap();
+            alerts.send(Flush).await.unwrap();
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert_eq!(hook.told().len(), 1_001);
+        for (number, told) in [(1_000, 1_001), (0, 1_002)] {
+            alerts.send(of(&format!("github:{number}"), GateReason::Credentials)).await.unwrap();
+            alerts.send(Flush).await.unwrap();
+            assert_eq!(hook.told().len(), told, "{number}");
+        }
+    });
+}
+
+#[test]
 fn what_is_not_taken_is_tried_again_and_what_is_refused_is_not() {
     paused(async {
         use Reply::{Hang, Status};
