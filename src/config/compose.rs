@@ -111,7 +111,7 @@ impl Config {
             insert_once(retry, "max_attempts", attempts)?;
         }
         let mut alerts = table(&mut values, "alerts")?;
-        without_secrets(&mut alerts, &["webhook"]);
+        without_secrets(&mut alerts, &["webhook", "webhook_file"]);
         let budget = |endpoint: &EndpointSettings| EndpointBudget {
             name: endpoint.name.clone(),
             limits: endpoint.limits.clone(),

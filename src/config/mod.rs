@@ -202,7 +202,8 @@ impl Loaded {
 
     /// Files that the model's commands must not see: the configuration, key files, the queue.
     pub fn private_paths(&self) -> Vec<PathBuf> {
-        let keys = ["llm.api_key_file", "github.private_key_file", "github.token_file"];
+        let keys =
+            ["llm.api_key_file", "github.private_key_file", "github.token_file", "alerts.webhook_file"];
         let files = keys.iter().map(|key| rules::text(&self.values, key)).filter(|file| !file.is_empty());
         let endpoints = endpoints::entries(&self.values).into_iter();
         let of_endpoints = endpoints.map(|entry| rules::text(entry, "api_key_file"));

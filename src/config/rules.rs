@@ -229,7 +229,7 @@ pub fn contradictions(defaults: &Defaults, values: &toml::Table) -> Vec<Contradi
     ] {
         found.extend(at_most(values, key, bound));
     }
-    for key in ["llm.api_key", "github.private_key", "github.token"] {
+    for key in ["llm.api_key", "github.private_key", "github.token", "alerts.webhook"] {
         let file = format!("{key}_file");
         if !text(values, key).is_empty() && !text(values, &file).is_empty() {
             let message = format!("{key} and {file} are both set: one of them is enough");

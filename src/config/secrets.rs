@@ -72,6 +72,7 @@ impl Secrets {
         let llm_api_key = one("llm.api_key");
         let github_private_key = one("github.private_key");
         let github_token = one("github.token");
+        let webhook = one("alerts.webhook");
         let pem = github_private_key.as_ref().is_none_or(|key| key.expose_secret().contains("-----BEGIN"));
         if !pem {
             let inline = !text(values, "github.private_key").is_empty();
@@ -95,8 +96,6 @@ impl Secrets {
         let keys = endpoints::entries(values).into_iter();
         let endpoint_api_keys =
             keys.map(|entry| of_endpoint(entry, |what| tell(endpoints::KEY, what))).collect();
-        let webhook = text(values, "alerts.webhook").trim();
-        let webhook = (!webhook.is_empty()).then(|| SecretString::from(webhook.to_owned()));
         let mut webhook_forms = Vec::new();
         match webhook.as_ref().map(Webhook::check) {
             None => {}
@@ -106,7 +105,10 @@ impl Secrets {
                 let forms = [Some(address.to_string()), path].into_iter().flatten();
                 webhook_forms.extend(forms.map(SecretString::from));
             }
-            Some(Err(error)) => tell("alerts.webhook", error.to_string()),
+            Some(Err(error)) => {
+                let inline = !text(values, "alerts.webhook").is_empty();
+                tell(if inline { "alerts.webhook" } else { "alerts.webhook_file" }, error.to_string());
+            }
         }
         Secrets {
             llm_api_key,

@@ -231,6 +231,16 @@ fn a_webhooks_address_is_a_secret() {
     for text in [address.to_owned(), "POST /services/T000/secret-5 HTTP/1.1".to_owned()] {
         assert!(!redactor.mask(&text).contains("secret-5"), "{text}");
     }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hook");
+    std::fs::write(&file, format!("{address}\n")).unwrap();
+    let loaded = load_text(&format!("[alerts]\nwebhook_file = {file:?}\n")).unwrap();
+    let webhook = loaded.secrets.webhook.as_ref().unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(webhook), address);
+    assert!(loaded.private_paths().contains(&file));
+    std::fs::write(&file, "hooks.example/secret-5").unwrap();
+    let told = problems(&format!("[alerts]\nwebhook_file = {file:?}\n"));
+    assert!(told.contains("c.toml:2: alerts.webhook_file: is no http"), "{told}");
     for wrong in ["hooks.example/secret-5", "https://me:secret-5@hooks.example/", "ftp://h/secret-5"] {
         let told = problems(&format!("[alerts]\nwebhook = \"{wrong}\"\ntimeout = \"0s\"\n"));
         assert!(told.contains("c.toml:2: alerts.webhook: ") && told.contains("2 problems"), "{told}");
