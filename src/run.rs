@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use secrecy::SecretString;
+use steadfast_actors::alerts::Webhook;
 use steadfast_actors::{Deps, Running};
 use steadfast_agent::jail::Jail;
 use steadfast_agent::prompts::Prompts;
@@ -14,7 +16,7 @@ use steadfast_llm::{Endpoint, LlmClient};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::clock::SystemClock;
-use crate::config::Loaded;
+use crate::config::{Config, Loaded, Secrets};
 use crate::exit::Exit;
 use crate::logs::Redactor;
 
@@ -74,9 +76,11 @@ async fn deps(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Deps> {
     let runner = format!("{}-{}", hostname(), std::process::id());
     let store = steadfast_store::open(&config.queue, &runner).await?;
     let transport: Arc<dyn Transport> = Arc::new(ReqwestTransport::new(&config.http)?);
-    let key = secrets.llm_api_key.unwrap_or_default();
-    let endpoint = Endpoint::new(&config.llm.base_url, key).context("llm.base_url or llm.api_key")?;
-    let llm = LlmClient::new(endpoint, config.llm, Arc::clone(&transport), clock.clone());
+    let webhook = secrets.webhook.as_ref().map(|address| Webhook::new(address, Arc::clone(&transport)));
+    let webhook = webhook.transpose().context("alerts.webhook")?;
+    let llm = llm_clients(&config, &secrets, &transport, &clock)?;
+    let models: Vec<_> = llm.iter().map(|client| client.settings().model.as_str()).collect();
+    let models = models.join(" ");
     let credentials =
         Credentials { private_key: secrets.github_private_key, personal_token: secrets.github_token };
     let git_url = config.github.web_url.clone();
@@ -90,7 +94,7 @@ async fn deps(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Deps> {
     tracing::info!(
         runner,
         queue = store.name(),
-        model = llm.settings().model,
+        model = models,
         concurrency = config.actors.job.concurrency,
         version = env!("CARGO_PKG_VERSION"),
         "steadfast runs"
@@ -106,7 +110,33 @@ async fn deps(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Deps> {
         workspaces,
         clock,
         secrets: Arc::new(move |token| redactor.add(token)),
+        webhook,
+        process: runner,
     })
+}
+
+/// A client for each of `[[llm.endpoints]]`, or the one of `[llm]`.
+fn llm_clients(
+    config: &Config,
+    secrets: &Secrets,
+    transport: &Arc<dyn Transport>,
+    clock: &Arc<SystemClock>,
+) -> anyhow::Result<Vec<LlmClient>> {
+    let client = |settings: steadfast_llm::Settings, key: Option<&SecretString>| {
+        let endpoint = Endpoint::new(&settings.base_url, key.cloned().unwrap_or_default())?;
+        anyhow::Ok(LlmClient::new(endpoint, settings, Arc::clone(transport), clock.clone()))
+    };
+    if config.llm_endpoints.is_empty() {
+        let only = client(config.llm.clone(), secrets.llm_api_key.as_ref());
+        return Ok(vec![only.context("llm.base_url or llm.api_key")?]);
+    }
+    let pairs = config.llm_endpoints.iter().zip(&secrets.endpoint_api_keys);
+    pairs
+        .map(|(endpoint, key)| {
+            let client = client(config.llm.at(endpoint), key.as_ref());
+            client.with_context(|| format!("llm.endpoints {}: base_url or api_key", endpoint.name))
+        })
+        .collect()
 }
 
 /// The machine's name, to tell runners apart in the queue.

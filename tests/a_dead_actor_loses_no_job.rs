@@ -14,7 +14,7 @@ use steadfast_store::{
     Store,
 };
 
-use crate::support::in_process::{Village, field, paused};
+use crate::support::in_process::{Hook, Village, field, paused};
 use crate::support::job;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -91,13 +91,25 @@ impl Store for Treacherous {
 
 /// A village whose store betrays it.
 async fn village(renew: bool, claim: u32, append_of: Option<&'static str>) -> Village {
-    Village::new(
+    watched_village(renew, claim, append_of, &Arc::default()).await
+}
+
+/// The same, with somebody who is told of alerts.
+async fn watched_village(
+    renew: bool,
+    claim: u32,
+    append_of: Option<&'static str>,
+    hook: &Arc<Hook>,
+) -> Village {
+    Village::with(
         |_| {},
         "",
         move |inner| {
             let (renew, claim) = (AtomicBool::new(renew), AtomicU32::new(claim));
             Arc::new(Treacherous { inner, renew, claim, append_of })
         },
+        |world| world.transport(),
+        Some(hook.webhook()),
     )
     .await
 }
@@ -141,7 +153,8 @@ fn the_poller_dies_and_claims_again_after_its_backoff() {
 #[test]
 fn a_job_that_kills_every_run_is_set_aside_and_harms_no_other() {
     paused(async {
-        let village = village(false, 0, Some("poison")).await;
+        let hook = Arc::default();
+        let village = watched_village(false, 0, Some("poison"), &hook).await;
         for (id, issue) in [("poison", 1), ("good", 2), ("better", 3)] {
             village.store.submit(&job(id, issue)).await.unwrap();
         }
@@ -155,13 +168,18 @@ fn a_job_that_kills_every_run_is_set_aside_and_harms_no_other() {
         assert!(field(&ended, "result").contains("crashed"), "{ended:?}");
         assert_eq!(*village.running.escalation.borrow(), None, "one bad job does not end the process");
         assert_eq!(restarts(&village, "job_supervisor"), 0);
+        village.running.drain().await;
+        let told = hook.told();
+        assert_eq!((told.len(), &told[0]["event"]), (1, &"poison".into()), "{told:#?}");
+        assert!(told[0]["text"].as_str().unwrap().starts_with("job poison: set aside"), "{told:#?}");
     });
 }
 
 #[test]
 fn an_actor_that_dies_again_and_again_ends_the_process_in_order() {
     paused(async {
-        let village = village(false, u32::MAX, None).await;
+        let hook = Arc::default();
+        let village = watched_village(false, u32::MAX, None, &hook).await;
         village.store.submit(&job("one", 1)).await.unwrap();
         let mut escalation = village.running.escalation.clone();
         let told = tokio::time::timeout(HOUR, escalation.wait_for(Option::is_some)).await;
@@ -169,6 +187,8 @@ fn an_actor_that_dies_again_and_again_ends_the_process_in_order() {
         assert!(why.contains("queue_poller"), "{why}");
         // The poller is dead, and the drain is bounded all the same.
         tokio::time::timeout(HOUR, village.running.drain()).await.expect("the drain ends");
+        let told = hook.told();
+        assert_eq!((told.len(), &told[0]["event"]), (1, &"escalation".into()), "{told:#?}");
         assert_eq!(village.wait_for("one", State::Queued, HOUR).await.counts.runs, 0, "the job is as it was");
     });
 }

@@ -8,6 +8,8 @@ mod support;
 mod a_dead_actor_loses_no_job;
 mod a_drain_keeps_every_place;
 mod a_killed_runner_loses_nothing;
+mod a_person_is_told;
+mod another_endpoint_takes_over;
 mod any_weather_ends_well;
 mod command_line;
 mod dependencies;

@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::address::{Address, Metered};
+use crate::alerts::{Alarm, Alert, AlertKind};
 use crate::calls::{Order, tick};
+use crate::settings::EndpointBudget;
 use crate::supervisor::Lifeline;
 
 /// A job that is sent away comes back after this long at the earliest: less would be churn.
@@ -33,19 +35,49 @@ const MOST_ACCOUNTS: usize = 1_000;
 /// Whose budget: a provider and, within it, the credential that is limited.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BudgetKey {
-    /// The model's server, with the key and model that the process is configured for.
-    Llm,
+    /// One of the model's endpoints: a server, with the key and model that are asked of it.
+    Llm(EndpointId),
     /// GitHub, by installation; 0 is the personal token.
     Github(u64),
     /// The git remote: no limit of its own, but a breaker.
     Git,
 }
 
+/// Place of an endpoint in `[[llm.endpoints]]`; 0 where there is but the one of `[llm]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointId(pub u16);
+
+impl EndpointId {
+    /// Its place in lists.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// All that there are with these settings, the preferred one first.
+    pub fn all(endpoints: &[EndpointBudget]) -> impl Iterator<Item = EndpointId> + use<> {
+        // More than fit are refused with the configuration.
+        let count = u16::try_from(endpoints.len().max(1)).unwrap_or(u16::MAX);
+        (0..count).map(EndpointId)
+    }
+}
+
 impl BudgetKey {
+    /// For people: `llm`, `llm:NAME`, `github:INSTALLATION`, `git`.
+    pub fn name(&self, endpoints: &[EndpointBudget]) -> String {
+        match self {
+            BudgetKey::Llm(id) => match endpoints.get(id.index()) {
+                Some(endpoint) => format!("llm:{}", endpoint.name),
+                None => "llm".to_owned(),
+            },
+            BudgetKey::Github(installation) => format!("github:{installation}"),
+            BudgetKey::Git => "git".to_owned(),
+        }
+    }
+
     /// The provider.
     pub fn provider(&self) -> Provider {
         match self {
-            BudgetKey::Llm => Provider::Llm,
+            BudgetKey::Llm(_) => Provider::Llm,
             BudgetKey::Github(_) => Provider::Github,
             BudgetKey::Git => Provider::Git,
         }
@@ -137,8 +169,14 @@ impl Message for GiveBack {
     type Result = ();
 }
 
-/// Asks how long a new call would wait at the least, without taking its place.
-pub struct Outlook(pub BudgetKey);
+/// Asks how long a new call would wait, without taking its place. With its `tokens`, what is left of
+/// the budget and those who wait already are counted in; without, only a door that is shut.
+pub struct Outlook {
+    /// Whose budget.
+    pub key: BudgetKey,
+    /// Tokens of the request and its answer.
+    pub tokens: Option<u64>,
+}
 
 impl Message for Outlook {
     type Result = Duration;
@@ -166,6 +204,7 @@ struct Account {
 pub struct RateAccountant {
     accounts: BTreeMap<BudgetKey, Account>,
     llm_limits: LimitSettings,
+    llm_endpoints: Vec<EndpointBudget>,
     llm_spacing: Duration,
     github_limits: LimitSettings,
     breaker: BreakerSettings,
@@ -174,6 +213,7 @@ pub struct RateAccountant {
     start: Instant,
     arrivals: u64,
     me: Address<RateAccountant>,
+    alerts: Option<Alarm>,
     timer: Option<SpawnHandle>,
     _lifeline: Lifeline,
 }
@@ -188,6 +228,7 @@ impl RateAccountant {
         RateAccountant {
             accounts: BTreeMap::new(),
             llm_limits: settings.llm_limits.clone(),
+            llm_endpoints: settings.llm_endpoints.clone(),
             llm_spacing: settings.llm_spacing,
             github_limits: settings.github_limits.clone(),
             breaker: settings.breaker.clone(),
@@ -196,8 +237,21 @@ impl RateAccountant {
             start: Instant::now(),
             arrivals: 0,
             me,
+            alerts: None,
             timer: None,
             _lifeline: lifeline,
+        }
+    }
+
+    /// Tells of what a person must know.
+    pub(crate) fn alerting(self, alarm: Alarm) -> Self {
+        RateAccountant { alerts: Some(alarm), ..self }
+    }
+
+    fn alert(&self, kind: AlertKind, key: &BudgetKey, reason: GateReason, wait: Duration) {
+        if let Some(alarm) = &self.alerts {
+            let until = self.clock.now() + wait;
+            alarm.raise(Alert::of_budget(kind, key.provider(), key.name(&self.llm_endpoints), reason, until));
         }
     }
 
@@ -208,7 +262,10 @@ impl RateAccountant {
             self.accounts.retain(|_, account| account.is_in_use(now));
         }
         let (limits, spacing) = match key {
-            BudgetKey::Llm => (&self.llm_limits, self.llm_spacing),
+            BudgetKey::Llm(id) => {
+                let own = self.llm_endpoints.get(id.index()).map(|endpoint| &endpoint.limits);
+                (own.unwrap_or(&self.llm_limits), self.llm_spacing)
+            }
             BudgetKey::Github(_) => (&self.github_limits, Duration::ZERO),
             BudgetKey::Git => (&LimitSettings::UNKNOWN, Duration::ZERO),
         };
@@ -258,6 +315,18 @@ impl Account {
         }
         let spaced = self.last_sent.map_or(Duration::ZERO, |sent| (sent + self.spacing).saturating_sub(now));
         self.budget.wait(now, tokens).max(self.breaker.wait(now)).max(spaced)
+    }
+
+    /// See [`Outlook`]. The least time between two calls is no want of budget.
+    fn outlook(&mut self, now: Tick, tokens: Option<u64>) -> Duration {
+        let gate = self.budget.gate(now).map_or(Duration::ZERO, |gate| gate.until.saturating_sub(now));
+        let shut = gate.max(self.breaker.wait(now));
+        let Some(tokens) = tokens.filter(|_| shut.is_zero()) else { return shut };
+        if self.in_vain > 1 && self.budget.in_flight() > 0 {
+            return Duration::MAX;
+        }
+        let ahead = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        self.budget.wait(now, tokens).saturating_mul(ahead.saturating_add(1))
     }
 
     /// Why the door is shut, if it is.
@@ -395,16 +464,19 @@ impl Handler<Metered<Report>> for RateAccountant {
         let now = tick(self.start);
         let (wall, recheck) = (self.clock.now(), self.credentials_recheck);
         let account = self.account(&report.key);
-        let was_open = account.budget.gate(now).is_none();
+        let before = account.budget.gate(now).map(|gate| gate.reason);
+        let was_open = before.is_none();
         let met = outcome(report.failure.as_ref(), wall);
         account.budget.done(now, report.sent, report.estimated, report.tokens, met);
         account.budget.learn(now, report.sent, &report.observed);
         let unhealthy = report.failure.as_ref().is_some_and(|failure| failure.unhealthy);
         let provider = report.key.provider();
+        let mut news = None;
         match account.breaker.ended(now, !unhealthy) {
             Some(Change::Opened(open)) => {
                 let open_ms = millis(open);
                 tracing::error!(%provider, open_ms, "breaker opened: the provider fails, only probes are sent");
+                news = Some((AlertKind::BreakerOpened, GateReason::Unavailable, open));
             }
             Some(Change::Recovered) => {
                 tracing::info!(%provider, "breaker closed: the provider answers again")
@@ -426,8 +498,12 @@ impl Handler<Metered<Report>> for RateAccountant {
                 if !more.is_zero() {
                     account.budget.close(now, now + wait, reason);
                 }
-                if was_open && !wait.is_zero() {
+                let by_a_person = matches!(reason, GateReason::Quota | GateReason::Credentials);
+                if !wait.is_zero() && (was_open || by_a_person && before != Some(reason)) {
                     log_closed(provider, wait, reason, failure);
+                    if by_a_person {
+                        news = Some((AlertKind::GateClosed, reason, wait));
+                    }
                 }
             }
         } else {
@@ -435,6 +511,9 @@ impl Handler<Metered<Report>> for RateAccountant {
             if account.budget.gate(now).is_some_and(|gate| gate.reason == GateReason::Credentials) {
                 account.budget.open();
             }
+        }
+        if let Some((kind, reason, wait)) = news {
+            self.alert(kind, &report.key, reason, wait);
         }
         self.pump(ctx);
     }
@@ -470,11 +549,9 @@ impl Handler<Metered<Outlook>> for RateAccountant {
     type Result = MessageResult<Metered<Outlook>>;
 
     fn handle(&mut self, message: Metered<Outlook>, _: &mut Self::Context) -> Self::Result {
-        let (Outlook(key), _handling) = message.open();
+        let (Outlook { key, tokens }, _handling) = message.open();
         let now = tick(self.start);
-        let account = self.account(&key);
-        let gate = account.budget.gate(now).map_or(Duration::ZERO, |gate| gate.until - now);
-        MessageResult(gate.max(account.breaker.wait(now)))
+        MessageResult(self.account(&key).outlook(now, tokens))
     }
 }
 

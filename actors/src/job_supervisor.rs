@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accountant::millis;
 use crate::address::{Address, Metered};
+use crate::alerts::Alert;
 use crate::held::Held;
 use crate::job::{Halt, Job};
 use crate::run::{Outcome, RunDeps};
@@ -323,7 +324,13 @@ async fn settle(deps: &RunDeps, lease: &Lease, outcome: Outcome) {
     let settled = settled.await;
     let job = &lease.job;
     match settled {
-        Ok(()) => outcome.log(job),
+        Ok(()) => {
+            outcome.log(job);
+            if let Some(why) = outcome.poison() {
+                tracing::error!(%job, "job set aside as poison: a person must look at it");
+                deps.alerts.raise(Alert::poison(job, why));
+            }
+        }
         Err(StoreError::LeaseLost { .. }) => {
             tracing::warn!(%job, "another runner has the job: nothing to settle")
         }

@@ -9,6 +9,7 @@
 //! | [`llm::Llm`] | model calls under layer 1 |
 //! | [`github::Github`] | tokens, reads, effects under layers 1b and 2 |
 //! | [`accountant::RateAccountant`] | budgets, gates, breakers, permits |
+//! | [`alerts::Alerts`] | tells a webhook of what a person must know |
 //! | [`reporter::Reporter`] | every mailbox's meters in the log |
 //!
 //! Every actor is reached through an [`address::Address`], which survives its restarts and meters
@@ -17,6 +18,7 @@
 
 pub mod accountant;
 pub mod address;
+pub mod alerts;
 pub mod calls;
 mod env;
 pub mod github;

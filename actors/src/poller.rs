@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::accountant::{BudgetKey, Outlook, RateAccountant, millis};
+use crate::accountant::{BudgetKey, EndpointId, Outlook, RateAccountant, millis};
 use crate::address::{Address, Metered};
 use crate::job_supervisor::{JobSupervisor, Room, Start};
 use crate::persist::Persist;
@@ -40,6 +40,8 @@ struct Polling {
     persist: Persist,
     jobs: Address<JobSupervisor>,
     accountant: Address<RateAccountant>,
+    /// At least one.
+    endpoints: Vec<EndpointId>,
     park_after: Duration,
     /// Outlives this actor: a restarted poller of a draining process claims nothing.
     stop: CancellationToken,
@@ -55,7 +57,9 @@ impl QueuePoller {
         lifeline: Lifeline,
     ) -> Self {
         let (done_sender, done) = watch::channel(false);
-        let polling = Polling { persist, jobs, accountant, park_after: settings.job.park_after, stop };
+        let (endpoints, park_after) =
+            (EndpointId::all(&settings.llm_endpoints).collect(), settings.job.park_after);
+        let polling = Polling { persist, jobs, accountant, endpoints, park_after, stop };
         QueuePoller { polling: Arc::new(polling), done, done_sender: Some(done_sender), _lifeline: lifeline }
     }
 }
@@ -76,8 +80,7 @@ impl Polling {
     async fn round(&self) {
         let Some(room) = self.room().await else { return };
         let shut = tokio::select! {
-            // Without an answer it is being started again, and knows of no shut door.
-            shut = self.accountant.send(Outlook(BudgetKey::Llm)) => shut.unwrap_or_default(),
+            shut = self.soonest() => shut,
             () = self.stop.cancelled() => return,
         };
         if shut > self.park_after {
@@ -107,6 +110,17 @@ impl Polling {
                 self.pause(Duration::from_secs(1)).await;
             }
         }
+    }
+
+    /// How long every endpoint's door is shut.
+    async fn soonest(&self) -> Duration {
+        let mut soonest = Duration::MAX;
+        for endpoint in &self.endpoints {
+            let outlook = Outlook { key: BudgetKey::Llm(*endpoint), tokens: None };
+            // Without an answer it is being started again, and knows of no shut door.
+            soonest = soonest.min(self.accountant.send(outlook).await.unwrap_or_default());
+        }
+        soonest
     }
 
     /// How many jobs may be claimed; `None` while there is nobody to ask.

@@ -95,6 +95,27 @@ pub struct MetricsSettings {
     pub log_interval: Duration,
 }
 
+/// `[alerts]`: who is told of what a person must know; the address itself is a secret and no part of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertSettings {
+    /// Least time between two alerts of one kind about one budget. Default 5m.
+    #[serde(with = "humantime_serde")]
+    pub min_interval: Duration,
+    /// Longest time for one try to tell. Default 10s.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+/// One of `[[llm.endpoints]]`, as far as its budget goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointBudget {
+    /// Its name, unique in the list.
+    pub name: String,
+    /// What its provider allows.
+    pub limits: LimitSettings,
+}
+
 /// All that the actors are handed of the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -116,8 +137,12 @@ pub struct Settings {
     pub store_retry: RetryPolicy,
     /// `[llm.retry]`: layer 1a.
     pub llm_retry: RetryPolicy,
-    /// `[llm.limits]`.
+    /// `[llm.limits]`: of the one endpoint, where `llm_endpoints` is empty.
     pub llm_limits: LimitSettings,
+    /// `[[llm.endpoints]]`, the preferred one first; empty: there is one, without a name.
+    pub llm_endpoints: Vec<EndpointBudget>,
+    /// `[alerts]`.
+    pub alerts: AlertSettings,
     /// `llm.spacing`: least time between two model calls.
     pub llm_spacing: Duration,
     /// `[github.token_retry]`: layer 1b.

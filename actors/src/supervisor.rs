@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::address::{Address, Metered};
+use crate::alerts::{Alarm, Alert};
 use crate::held::Held;
 use crate::job_supervisor::{JobSupervisor, Requeue};
 use crate::meter::Meter;
@@ -93,6 +94,7 @@ pub struct Supervisor {
     jobs: Address<JobSupervisor>,
     held: Held,
     escalation: watch::Sender<Escalation>,
+    alerts: Option<Alarm>,
     ending: bool,
 }
 
@@ -116,8 +118,14 @@ impl Supervisor {
             jobs,
             held,
             escalation,
+            alerts: None,
             ending: false,
         }
+    }
+
+    /// Tells of what a person must know.
+    pub(crate) fn alerting(self, alarm: Alarm) -> Self {
+        Supervisor { alerts: Some(alarm), ..self }
     }
 
     fn start_child(&self, child: usize) {
@@ -189,6 +197,9 @@ impl Handler<Metered<ChildGone>> for Supervisor {
                 self.settings.max_restarts
             );
             tracing::error!(actor = name, "{why}: draining and ending with an error");
+            if let Some(alarm) = &self.alerts {
+                alarm.raise(Alert::escalation(&why));
+            }
             self.escalation.send_replace(Some(why));
         }
         let wait = self.backoff.delay(deaths, rand::random());

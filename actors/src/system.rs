@@ -18,6 +18,7 @@ use url::Url;
 use crate::Settings;
 use crate::accountant::RateAccountant;
 use crate::address::{Address, Binding, address};
+use crate::alerts::{Alarm, Alerts, Flush, Webhook};
 use crate::calls::Caller;
 use crate::github::{Github, SecretSink};
 use crate::held::Held;
@@ -40,8 +41,8 @@ pub struct Deps {
     pub prompts: Prompts,
     /// Where the queue, the leases and the journals are.
     pub store: Arc<dyn Store>,
-    /// The model's client.
-    pub llm: LlmClient,
+    /// The model's clients, one for each of `settings.llm_endpoints` in its order; or the one there is.
+    pub llm: Vec<LlmClient>,
     /// GitHub's client.
     pub github: GithubClient,
     /// Where repositories are cloned from: `github.web_url`.
@@ -52,6 +53,10 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// Hears of every token that is made.
     pub secrets: SecretSink,
+    /// Who is told of what a person must know, if anybody.
+    pub webhook: Option<Webhook>,
+    /// This process's name among others, as alerts give it.
+    pub process: String,
 }
 
 /// The running system. Dropping it stops nothing: [`Running::drain`] does.
@@ -59,6 +64,7 @@ pub struct Running {
     supervisor: Address<Supervisor>,
     poller: Address<QueuePoller>,
     jobs: Address<JobSupervisor>,
+    alerts: Address<Alerts>,
     /// Becomes a reason when the process must end because of its actors.
     pub escalation: watch::Receiver<Escalation>,
     /// One meter an actor, as the Reporter logs them.
@@ -66,11 +72,13 @@ pub struct Running {
     polling: CancellationToken,
     draining: CancellationToken,
     drain_timeout: Duration,
+    alert_timeout: Duration,
 }
 
 impl Running {
     /// No more claims; steps in flight end; jobs go back to the queue with their place kept.
-    /// Bounded: steps in flight have `supervisor.drain_timeout`, the whole three times that.
+    /// Bounded: steps in flight have `supervisor.drain_timeout`, the whole three times that; alerts
+    /// that are under way then have `alerts.timeout` to arrive.
     pub async fn drain(&self) {
         // Stopped even where a dying actor cannot be told; who dies meanwhile is started again, since
         // runs wait for it, and its jobs are put back.
@@ -89,6 +97,11 @@ impl Running {
                 }
             }
             Err(_) => tracing::warn!("drain: not all came home; their leases will end"),
+        }
+        // The alert of what ends this process is worth a short wait.
+        let arrived = tokio::time::timeout(self.alert_timeout, self.alerts.send_if_alive(Flush)).await;
+        if !matches!(arrived, Ok(Ok(()))) {
+            tracing::warn!("drain: an alert may not have been told");
         }
         if let Err(error) = self.supervisor.send_if_alive(Ending).await {
             tracing::warn!(%error, "drain: an actor was not there to be told");
@@ -128,12 +141,14 @@ pub fn start(deps: Deps) -> Running {
     let llm: Post<Llm> = post("llm", capacity, &mut meters);
     let github: Post<Github> = post("github", capacity, &mut meters);
     let accountant: Post<RateAccountant> = post("rate_accountant", capacity, &mut meters);
+    let alerts: Post<Alerts> = post("alerts", capacity, &mut meters);
     let reporter: Post<Reporter> = post("reporter", capacity, &mut meters);
     let job_meter = Meter::new("job");
     meters.push(Arc::clone(&job_meter));
 
     let settings = Arc::new(deps.settings);
     let (clock, store) = (deps.clock, deps.store);
+    let alarm = Alarm(alerts.address.clone());
     let persist = Persist::new(store, settings.store_retry.clone(), Arc::clone(&clock));
     let (polling, draining) = (CancellationToken::new(), CancellationToken::new());
     let held = Held::new();
@@ -153,17 +168,32 @@ pub fn start(deps: Deps) -> Running {
         workspaces: Arc::new(deps.workspaces),
         git_url: deps.git_url,
         caller: caller(),
+        alerts: alarm.clone(),
         job_meter,
     });
 
     let children = vec![
+        // Before those who may have something to tell.
+        alerts.child(false, {
+            let (alert_settings, clock) = (settings.alerts.clone(), Arc::clone(&clock));
+            let (webhook, process) = (deps.webhook.map(Arc::new), Arc::<str>::from(deps.process));
+            move |lifeline| {
+                let (webhook, process, clock) = (webhook.clone(), Arc::clone(&process), Arc::clone(&clock));
+                Alerts::new(webhook, alert_settings.clone(), process, clock, lifeline)
+            }
+        }),
         accountant.child(false, {
             let (settings, me) = (Arc::clone(&settings), accountant.address.clone());
-            move |lifeline| RateAccountant::new(&settings, Arc::clone(&clock), me.clone(), lifeline)
+            let alarm = alarm.clone();
+            move |lifeline| {
+                let accountant = RateAccountant::new(&settings, Arc::clone(&clock), me.clone(), lifeline);
+                accountant.alerting(alarm.clone())
+            }
         }),
         llm.child(false, {
-            let (settings, client, caller) = (Arc::clone(&settings), Arc::new(deps.llm), caller.clone());
-            move |lifeline| Llm::new(Arc::clone(&client), caller(), &settings, lifeline)
+            let clients: Vec<_> = deps.llm.into_iter().map(Arc::new).collect();
+            let (settings, caller) = (Arc::clone(&settings), caller.clone());
+            move |lifeline| Llm::new(&clients, caller(), &settings, lifeline)
         }),
         github.child(false, {
             let (settings, client, secrets) = (Arc::clone(&settings), Arc::new(deps.github), deps.secrets);
@@ -214,16 +244,19 @@ pub fn start(deps: Deps) -> Running {
         jobs.address.clone(),
         held,
         escalate,
-    );
+    )
+    .alerting(alarm);
     supervisor.binding.bind(root.start());
     Running {
         supervisor: supervisor.address,
         poller: poller.address,
         jobs: jobs.address,
+        alerts: alerts.address,
         escalation,
         meters,
         polling,
         draining,
         drain_timeout: settings.supervisor.drain_timeout,
+        alert_timeout: settings.alerts.timeout,
     }
 }

@@ -269,14 +269,16 @@ fn as_json(job: &Inspection) -> Value {
 fn detail(event: &Event) -> String {
     match event {
         Event::Started { base_commit, base_branch, .. } => format!("{base_branch} at {base_commit}"),
-        Event::ModelAnswered { answer } => {
-            let tokens = answer.usage.map(|usage| format!("{} tokens: ", usage.total())).unwrap_or_default();
+        Event::ModelAnswered { answer, endpoint } => {
+            let by = endpoint.as_ref().map(|name| format!("{name} ")).unwrap_or_default() + &answer.model;
+            let tokens =
+                answer.usage.map(|usage| format!("{} tokens of ", usage.total())).unwrap_or_default();
             let calls: Vec<_> = answer.tool_calls.iter().map(|call| call.name.as_str()).collect();
             let said = answer.content.as_deref().unwrap_or("");
             if calls.is_empty() {
-                format!("{tokens}{said}")
+                format!("{tokens}{by}: {said}")
             } else {
-                format!("{tokens}{} {said}", calls.join(", "))
+                format!("{tokens}{by}: {} {said}", calls.join(", "))
             }
         }
         Event::ContextTooLong | Event::NothingToPublish => String::new(),

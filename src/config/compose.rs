@@ -4,12 +4,17 @@
 //! reader of the file: secrets stand beside the settings that they belong to, and what two parts
 //! need to know is written once. [`Config::from_table`] is where that is untangled.
 
+use anyhow::Context;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use steadfast_actors::settings::EndpointBudget;
 use steadfast_agent::prompts::Prompts;
 use steadfast_agent::settings::AgentSettings;
+use steadfast_llm::EndpointSettings;
 use steadfast_store::Location;
 use toml::{Table, Value};
+
+use super::endpoints;
 
 /// `[log]`: what is logged and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,13 +45,15 @@ pub struct Config {
     pub queue: steadfast_store::Settings,
     /// `[llm]`.
     pub llm: steadfast_llm::Settings,
+    /// `[[llm.endpoints]]`, the preferred one first; empty: `[llm]` alone is the one endpoint.
+    pub llm_endpoints: Vec<EndpointSettings>,
     /// `[github]`.
     pub github: steadfast_github::Settings,
     /// `[http]`.
     pub http: steadfast_http::Settings,
     /// `[agent]`; the model's properties in it come from `[llm]`.
     pub agent: AgentSettings,
-    /// `[job]`, `[supervisor]`, `[actors]`, `[metrics]`, `[breaker]`, and every layer's retry and
+    /// `[job]`, `[supervisor]`, `[actors]`, `[alerts]`, `[metrics]`, `[breaker]`, and every layer's retry and
     /// limits.
     pub actors: steadfast_actors::Settings,
     /// `[log]`.
@@ -64,7 +71,11 @@ impl Config {
         let mut llm = table(&mut values, "llm")?;
         without_secrets(&mut llm, &["api_key", "api_key_file"]);
         let llm_retry = take(&mut llm, "retry")?;
-        let llm_limits = take(&mut llm, "limits")?;
+        let limits = llm.remove("limits").context("llm.limits is missing")?;
+        let price = llm.get("price").cloned().context("llm.price is missing")?;
+        let endpoints = llm.remove("endpoints").context("llm.endpoints is missing")?;
+        let llm_endpoints = endpoints::read(endpoints, &price, &limits)?;
+        let llm_limits = read(limits)?;
         let llm: steadfast_llm::Settings = read(llm)?;
 
         let mut github = table(&mut values, "github")?;
@@ -79,10 +90,18 @@ impl Config {
         agent.insert("context_window".into(), i64::from(llm.context_window).into());
         agent.insert("max_answer_tokens".into(), i64::from(llm.max_answer_tokens).into());
         let mut prices = Table::new();
-        if [llm.price.prompt, llm.price.cached, llm.price.completion].iter().any(|price| *price != 0.0) {
+        if costs(&llm.price) {
             prices.insert("*".into(), Value::try_from(llm.price)?);
         }
+        let mut endpoint_prices = Table::new();
+        for endpoint in &llm_endpoints {
+            // A free one among others that cost is known to be free.
+            if costs(&endpoint.price) || costs(&llm.price) {
+                endpoint_prices.insert(endpoint.name.clone(), Value::try_from(endpoint.price)?);
+            }
+        }
         agent.insert("prices".into(), prices.into());
+        agent.insert("endpoint_prices".into(), endpoint_prices.into());
         let agent = read(agent)?;
 
         let mut job = table(&mut values, "job")?;
@@ -91,7 +110,14 @@ impl Config {
         if let (Some(Value::Table(retry)), Some(attempts)) = (job.get_mut("retry"), attempts) {
             insert_once(retry, "max_attempts", attempts)?;
         }
+        let mut alerts = table(&mut values, "alerts")?;
+        without_secrets(&mut alerts, &["webhook", "webhook_file"]);
+        let budget = |endpoint: &EndpointSettings| EndpointBudget {
+            name: endpoint.name.clone(),
+            limits: endpoint.limits.clone(),
+        };
         let actors = steadfast_actors::Settings {
+            alerts: read(alerts)?,
             job: read(job)?,
             supervisor: take(&mut values, "supervisor")?,
             actors: take(&mut values, "actors")?,
@@ -102,6 +128,7 @@ impl Config {
             store_retry,
             llm_retry,
             llm_limits,
+            llm_endpoints: llm_endpoints.iter().map(budget).collect(),
             llm_spacing: llm.spacing,
             token_retry,
             github_retry,
@@ -113,7 +140,7 @@ impl Config {
         if let Some(name) = values.keys().next() {
             anyhow::bail!("[{name}] belongs to no part of the program");
         }
-        Ok(Config { queue, llm, github, http, agent, actors, log })
+        Ok(Config { queue, llm, llm_endpoints, github, http, agent, actors, log })
     }
 
     /// What the parts themselves object to, as `(key, message)`, once all values are known.
@@ -151,20 +178,12 @@ impl Config {
             ("github.api_url", &self.github.api_url),
             ("github.web_url", &self.github.web_url),
         ] {
-            let plain = matches!(url.scheme(), "http" | "https") && url.has_host();
-            if !plain {
-                found.push((key.to_owned(), "is no http or https address with a host".to_owned()));
-            } else if !url.username().is_empty() || url.password().is_some() {
-                found.push((
-                    key.to_owned(),
-                    "holds a user or password: give secrets by their own keys".to_owned(),
-                ));
-            } else if url.query().is_some() || url.fragment().is_some() {
-                found.push((
-                    key.to_owned(),
-                    "ends in a query or fragment, to which nothing can be appended".to_owned(),
-                ));
-            }
+            found.extend(address_problem(url).map(|message| (key.to_owned(), message.to_owned())));
+        }
+        for endpoint in &self.llm_endpoints {
+            let tell =
+                |message| (endpoints::KEY.to_owned(), format!("{}: base_url {message}", endpoint.name));
+            found.extend(address_problem(&endpoint.base_url).map(tell));
         }
         // Else a token of the one server would be handed to the other by git.
         let (api, web) = (&self.github.api_url, &self.github.web_url);
@@ -180,6 +199,23 @@ impl Config {
         }
         found
     }
+}
+
+/// What is wrong with the address of an interface, if anything.
+fn address_problem(url: &url::Url) -> Option<&'static str> {
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Some("is no http or https address with a host");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Some("holds a user or password: give secrets by their own keys");
+    }
+    let ends = url.query().is_some() || url.fragment().is_some();
+    ends.then_some("ends in a query or fragment, to which nothing can be appended")
+}
+
+/// Whether anything costs.
+fn costs(price: &steadfast_llm::Price) -> bool {
+    [price.prompt, price.cached, price.completion].iter().any(|price| *price != 0.0)
 }
 
 /// Takes a table out.
@@ -198,7 +234,8 @@ fn take<T: DeserializeOwned>(values: &mut Table, name: &str) -> anyhow::Result<T
     }
 }
 
-fn read<T: DeserializeOwned>(value: impl Into<Value>) -> anyhow::Result<T> {
+/// Reads a value of our making, or a leaf of the file.
+pub(super) fn read<T: DeserializeOwned>(value: impl Into<Value>) -> anyhow::Result<T> {
     // `value` is of our making or a leaf of the file: without spans, only the message is of use.
     T::deserialize(value.into()).map_err(|error: toml::de::Error| anyhow::anyhow!("{}", error.message()))
 }

@@ -1,7 +1,7 @@
 //! The configuration for people: the effective values with their sources, and the reference page.
 
 use super::defaults::Defaults;
-use super::{Loaded, Source, rules, secrets};
+use super::{Loaded, Source, endpoints, rules, secrets};
 
 impl Loaded {
     /// The effective configuration as TOML, each value with where it comes from; secrets masked.
@@ -35,6 +35,7 @@ fn masked(path: &str, value: &toml::Value) -> String {
         toml::Value::String(text) if path == "queue.url" => {
             toml::Value::String(steadfast_store::QueueUrl::new(text).to_string()).to_string()
         }
+        list if path == endpoints::KEY => endpoints::masked(list).to_string(),
         toml::Value::String(_)
         | toml::Value::Integer(_)
         | toml::Value::Float(_)

@@ -5,6 +5,7 @@
 mod compose;
 mod defaults;
 mod docs;
+mod endpoints;
 mod layers;
 mod problem;
 mod rules;
@@ -166,8 +167,15 @@ fn alone(defaults: &Defaults, setting: &Setting) -> Result<(), String> {
     }
     if let Err(error) = Config::from_table(&values) {
         let error = rules::cut(&error.to_string(), 160);
+        if setting.path == endpoints::KEY {
+            return Err(format!("{error}; see steadfast config docs"));
+        }
         let shown = if secret { "the value".to_owned() } else { rules::show(&setting.value) };
         return Err(format!("{shown}: {error}{like}"));
+    }
+    if setting.path == endpoints::KEY {
+        let problems = endpoints::problems(&setting.value);
+        return if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
     }
     match rules::range_of(&setting.path).and_then(|range| range.problem(&setting.value)) {
         Some(message) => Err(message),
@@ -194,8 +202,12 @@ impl Loaded {
 
     /// Files that the model's commands must not see: the configuration, key files, the queue.
     pub fn private_paths(&self) -> Vec<PathBuf> {
-        let keys = ["llm.api_key_file", "github.private_key_file", "github.token_file"];
+        let keys =
+            ["llm.api_key_file", "github.private_key_file", "github.token_file", "alerts.webhook_file"];
         let files = keys.iter().map(|key| rules::text(&self.values, key)).filter(|file| !file.is_empty());
+        let endpoints = endpoints::entries(&self.values).into_iter();
+        let of_endpoints = endpoints.map(|entry| rules::text(entry, "api_key_file"));
+        let files = files.chain(of_endpoints.filter(|file| !file.is_empty()));
         let mut paths: Vec<PathBuf> = files.map(PathBuf::from).chain(self.file.clone()).collect();
         if let Ok(Location::Sqlite(queue)) = self.config.queue.url.parse() {
             let beside = |ending: &str| PathBuf::from(format!("{}{ending}", queue.display()));

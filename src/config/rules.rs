@@ -101,6 +101,8 @@ const RANGES: &[(&str, Range)] = &[
     ("supervisor.window", Range::Time(SECOND, DAY)),
     ("supervisor.drain_timeout", Range::Time(0, DAY)),
     ("actors.*", Range::Count(1, 1_000_000)),
+    ("alerts.min_interval", Range::Time(0, 7 * DAY)),
+    ("alerts.timeout", Range::Time(100, 10 * MINUTE)),
     ("metrics.log_interval", Range::Time(SECOND, DAY)),
     ("breaker.window", Range::Time(SECOND, DAY)),
     ("breaker.min_calls", Range::Count(1, 1_000)),
@@ -227,7 +229,7 @@ pub fn contradictions(defaults: &Defaults, values: &toml::Table) -> Vec<Contradi
     ] {
         found.extend(at_most(values, key, bound));
     }
-    for key in ["llm.api_key", "github.private_key", "github.token"] {
+    for key in ["llm.api_key", "github.private_key", "github.token", "alerts.webhook"] {
         let file = format!("{key}_file");
         if !text(values, key).is_empty() && !text(values, &file).is_empty() {
             let message = format!("{key} and {file} are both set: one of them is enough");
@@ -298,11 +300,21 @@ pub fn set(values: &mut toml::Table, path: &str, value: toml::Value) {
 /// What is allowed and probably not meant.
 pub fn notes(values: &toml::Table, secrets: &super::Secrets) -> Vec<String> {
     let mut notes = Vec::new();
-    let public_llm = text(values, "llm.base_url").contains("api.openai.com");
-    if secrets.llm_api_key.is_none() && public_llm {
+    let is_public = |url: &str| url.contains("api.openai.com");
+    let endpoints = super::endpoints::entries(values);
+    if endpoints.is_empty() && secrets.llm_api_key.is_none() && is_public(text(values, "llm.base_url")) {
         notes.push(
             "no key for the language model: set llm.api_key, llm.api_key_file or OPENAI_API_KEY".into(),
         );
+    }
+    for (endpoint, key) in endpoints.iter().zip(&secrets.endpoint_api_keys) {
+        if key.is_none() && is_public(text(endpoint, "base_url")) {
+            let name = text(endpoint, "name");
+            notes.push(format!("no key for llm.endpoints {name}: set its api_key or api_key_file"));
+        }
+    }
+    if !endpoints.is_empty() && secrets.llm_api_key.is_some() {
+        notes.push("llm.api_key is not used: llm.endpoints have their own".into());
     }
     let app = !text(values, "github.app_id").is_empty();
     match (app, secrets.github_private_key.is_some()) {

@@ -159,6 +159,95 @@ fn a_secret_is_never_in_a_problem_nor_in_what_is_shown() {
     assert_eq!(all, ["sk-secret-1", "s%40secret-4", "s@secret-4"]);
 }
 
+/// Two endpoints, the second with limits, prices and a key file of its own.
+fn endpoints(file: &Path) -> String {
+    format!(
+        "[llm]\nmodel = \"m\"\n[llm.price]\nprompt = 2.0\n[llm.limits]\nrequests_per_minute = 60\nburst = 3\n\
+         [[llm.endpoints]]\nname = \"first\"\nbase_url = \"https://one.example/v1\"\nmodel = \"m-1\"\n\
+         api_key = \"sk-secret-1\"\n\
+         [[llm.endpoints]]\nname = \"spare\"\nbase_url = \"https://two.example/v1\"\nmodel = \"m-2\"\n\
+         api_key_file = {file:?}\nlimits = {{ requests_per_minute = 7 }}\nprice = {{ prompt = 0 }}\n"
+    )
+}
+
+#[test]
+fn endpoints_say_what_differs_and_their_keys_are_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    std::fs::write(&file, "sk-secret-2\n").unwrap();
+    let loaded = load_text(&endpoints(&file)).unwrap();
+    let config = &loaded.config;
+    let [first, spare] = &config.llm_endpoints[..] else { panic!("{:?}", config.llm_endpoints) };
+    assert_eq!((first.limits.requests_per_minute, first.limits.burst, first.price.prompt), (60, 3, 2.0));
+    assert_eq!((spare.limits.requests_per_minute, spare.limits.burst, spare.price.prompt), (7, 3, 0.0));
+    let names: Vec<_> = config.actors.llm_endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
+    assert_eq!(names, ["first", "spare"]);
+    assert_eq!(config.agent.endpoint_prices["spare"].prompt, 0.0, "free, and known to be");
+    let secrets: Vec<_> =
+        loaded.secrets.all().map(|s| secrecy::ExposeSecret::expose_secret(s).to_owned()).collect();
+    assert_eq!(secrets, ["sk-secret-1", "sk-secret-2"]);
+    assert!(loaded.private_paths().contains(&file), "the model's commands must not see it");
+    let shown = loaded.show();
+    assert!(!shown.contains("secret") && !format!("{loaded:?}").contains("sk-secret"), "{shown}");
+    let again = load_text(&shown).unwrap();
+    assert_eq!(again.config.llm_endpoints, config.llm_endpoints);
+
+    let one_line = r#"[{name="a", base_url="http://h/v1", model="m"}]"#;
+    let loaded = load_env(&[("STEADFAST_LLM__ENDPOINTS", one_line)]).unwrap();
+    assert_eq!(loaded.config.llm_endpoints[0].name, "a");
+}
+
+#[test]
+fn what_is_wrong_with_endpoints_is_told_without_their_keys() {
+    let good = "name = \"a\"\nbase_url = \"https://h/v1\"\nmodel = \"m\"\napi_key = \"sk-secret-1\"\n";
+    let rows = [
+        (good.replace("\"a\"", "\"a b\""), "c.toml:1: llm.endpoints: entry 1 (a b): name must be 1 to 32"),
+        (good.replace("\"m\"", "\"\""), "model must not be empty"),
+        (good.replace("name", "nmae"), "entry 1: unknown field `nmae`"),
+        (good.replace("model = \"m\"\n", ""), "entry 1: missing field `model`"),
+        (good.replace("https", "ftp"), "a: base_url is no http or https address"),
+        (good.replace("sk-secret-1", "sk-secret 1"), "a: api_key holds a blank"),
+        (format!("{good}api_key_file = \"/nowhere\"\n"), "api_key and api_key_file are both set"),
+        (format!("{good}limits = {{ burst = 5000000 }}\n"), "limits.burst: 5000000 is out of range"),
+        (format!("{good}price = 5\n"), "entry 1: invalid type"),
+        (format!("{good}[[llm.endpoints]]\n{good}"), "entry 2 (a): an entry before it has this name"),
+    ];
+    for (text, want) in rows {
+        let told = problems(&format!("[[llm.endpoints]]\n{text}"));
+        assert!(told.contains(want), "{want} is not in:\n{told}");
+        assert!(told.contains("c.toml:1: llm.endpoints: ") && !told.contains("secret"), "{told}");
+    }
+    let told = problems("[llm]\nendpoints = [1]\n");
+    assert!(told.contains("c.toml:2: llm.endpoints: entry 1: is a table of keys"), "{told}");
+}
+
+#[test]
+fn a_webhooks_address_is_a_secret() {
+    let address = "https://hooks.example/services/T000/secret-5";
+    let loaded = load_env(&[("STEADFAST_ALERTS__WEBHOOK", address)]).unwrap();
+    assert!(loaded.show().contains("webhook = \"***\"  # STEADFAST_ALERTS__WEBHOOK"), "{}", loaded.show());
+    assert!(!format!("{} {loaded:?}", loaded.show()).contains("secret-5"));
+    let redactor = crate::logs::Redactor::new(loaded.secrets.all());
+    for text in [address.to_owned(), "POST /services/T000/secret-5 HTTP/1.1".to_owned()] {
+        assert!(!redactor.mask(&text).contains("secret-5"), "{text}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hook");
+    std::fs::write(&file, format!("{address}\n")).unwrap();
+    let loaded = load_text(&format!("[alerts]\nwebhook_file = {file:?}\n")).unwrap();
+    let webhook = loaded.secrets.webhook.as_ref().unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(webhook), address);
+    assert!(loaded.private_paths().contains(&file));
+    std::fs::write(&file, "hooks.example/secret-5").unwrap();
+    let told = problems(&format!("[alerts]\nwebhook_file = {file:?}\n"));
+    assert!(told.contains("c.toml:2: alerts.webhook_file: is no http"), "{told}");
+    for wrong in ["hooks.example/secret-5", "https://me:secret-5@hooks.example/", "ftp://h/secret-5"] {
+        let told = problems(&format!("[alerts]\nwebhook = \"{wrong}\"\ntimeout = \"0s\"\n"));
+        assert!(told.contains("c.toml:2: alerts.webhook: ") && told.contains("2 problems"), "{told}");
+        assert!(!told.contains("secret-5"), "{told}");
+    }
+}
+
 #[test]
 fn secrets_come_from_files_and_from_other_programs_variables() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,10 +1,15 @@
 //! The same actors within the test, under a paused clock: the world is reached without sockets, the
 //! queue is in memory, and hours pass in no time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, Response};
+use serde_json::Value;
 use steadfast::config::{Config, load_from};
+use steadfast_actors::alerts::Webhook;
 use steadfast_actors::{Deps, Running};
 use steadfast_agent::jail::Jail;
 use steadfast_agent::prompts::Prompts;
@@ -12,7 +17,7 @@ use steadfast_agent::workspace::Workspaces;
 use steadfast_core::job::JobId;
 use steadfast_core::time::Timestamp;
 use steadfast_github::{Credentials, GithubClient};
-use steadfast_http::Transport;
+use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use steadfast_llm::{Endpoint, LlmClient};
 use steadfast_sim::{SIMULATION_ONLY_PRIVATE_KEY, World, WorldConfig};
 use steadfast_store::memory::MemoryStore;
@@ -27,6 +32,48 @@ pub struct Village {
     pub store: Arc<dyn Store>,
     pub running: Running,
     _dir: TempDir,
+}
+
+/// Somebody who is told of alerts, or is away.
+#[derive(Default)]
+pub struct Hook {
+    told: Mutex<Vec<Value>>,
+    away: bool,
+}
+
+impl Hook {
+    /// One that never answers, if it is away.
+    pub fn new(away: bool) -> Arc<Hook> {
+        Arc::new(Hook { told: Mutex::default(), away })
+    }
+
+    /// As the workers are handed it.
+    pub fn webhook(self: &Arc<Self>) -> Webhook {
+        let address = "https://hooks.example/services/secret".to_owned();
+        let hook: Arc<dyn Transport> = self.clone();
+        Webhook::new(&address.into(), hook).unwrap()
+    }
+
+    /// What it was sent, each try.
+    pub fn told(&self) -> Vec<Value> {
+        self.told.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Transport for Hook {
+    async fn send(
+        &self,
+        request: Request<Bytes>,
+        timeouts: Timeouts,
+    ) -> Result<Response<Body>, TransportError> {
+        self.told.lock().unwrap().push(serde_json::from_slice(request.body()).unwrap());
+        if self.away {
+            tokio::time::sleep(timeouts.first_byte).await;
+            return Err(TransportError::Timeout { what: "answer", after: timeouts.first_byte });
+        }
+        Ok(Response::new(Box::pin(futures_util::stream::empty())))
+    }
 }
 
 /// Runs `test` on an actix system whose clock is paused: it moves by itself when nothing runs.
@@ -44,6 +91,17 @@ impl Village {
         extra: &str,
         wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     ) -> Village {
+        Village::with(change, extra, wrap, |world| world.transport(), None).await
+    }
+
+    /// The same, with the way to the world as the test wishes, and somebody who is told of alerts.
+    pub async fn with(
+        change: impl FnOnce(&mut WorldConfig),
+        extra: &str,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+        wire: impl FnOnce(&Arc<World>) -> Arc<dyn Transport>,
+        webhook: Option<Webhook>,
+    ) -> Village {
         let start = Timestamp::from_secs(1_760_000_000);
         let mut config = WorldConfig::new(7, start);
         config.llm.api_key = Some(API_KEY.to_owned());
@@ -57,7 +115,8 @@ impl Village {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&config.queue, start, "test"));
         let store = wrap(store);
         let jail = Jail::probe(config.agent.jail.clone(), config.agent.command.clone()).await;
-        let running = start_runner(config, &world, Arc::clone(&store), world.transport(), Arc::new(jail));
+        let (wire, jail) = (wire(&world), Arc::new(jail));
+        let running = start_watched(config, &world, Arc::clone(&store), wire, jail, webhook);
         Village { world, store, running, _dir: dir }
     }
 
@@ -89,8 +148,26 @@ pub fn start_runner(
     transport: Arc<dyn Transport>,
     jail: Arc<Jail>,
 ) -> Running {
-    let endpoint = Endpoint::new(&config.llm.base_url, API_KEY.to_owned().into()).unwrap();
-    let llm = LlmClient::new(endpoint, config.llm, Arc::clone(&transport), world.clock());
+    start_watched(config, world, store, transport, jail, None)
+}
+
+/// The same, with somebody who is told of alerts.
+pub fn start_watched(
+    config: Config,
+    world: &World,
+    store: Arc<dyn Store>,
+    transport: Arc<dyn Transport>,
+    jail: Arc<Jail>,
+    webhook: Option<Webhook>,
+) -> Running {
+    let client = |settings: steadfast_llm::Settings| {
+        let endpoint = Endpoint::new(&settings.base_url, API_KEY.to_owned().into()).unwrap();
+        LlmClient::new(endpoint, settings, Arc::clone(&transport), world.clock())
+    };
+    let llm = match &config.llm_endpoints[..] {
+        [] => vec![client(config.llm.clone())],
+        several => several.iter().map(|endpoint| client(config.llm.at(endpoint))).collect(),
+    };
     let private_key = Some(SIMULATION_ONLY_PRIVATE_KEY.to_owned().into());
     let private_key = private_key.filter(|_| !config.github.app_id.is_empty());
     let credentials = Credentials { private_key, personal_token: Some(TOKEN.to_owned().into()) };
@@ -107,6 +184,8 @@ pub fn start_runner(
         git_url: format!("file://{}", world.git_root().display()).parse().unwrap(),
         clock: world.clock(),
         secrets: Arc::new(|_| {}),
+        webhook,
+        process: "in-process".to_owned(),
     })
 }
 

@@ -29,9 +29,10 @@ use url::Url;
 
 use crate::accountant::millis;
 use crate::address::Address;
+use crate::alerts::Alarm;
 use crate::calls::{CallError, Caller};
 use crate::github::{Enter, Github, Leave, Target};
-use crate::llm::{Complete, Llm};
+use crate::llm::{Answered, Complete, Llm};
 use crate::meter::Meter;
 use crate::persist::Persist;
 use crate::stop::{Reason, Stop};
@@ -52,6 +53,7 @@ pub(crate) struct RunDeps {
     pub(crate) git_url: Url,
     /// For the retries of git itself (layer 2).
     pub(crate) caller: Caller,
+    pub(crate) alerts: Alarm,
     pub(crate) job_meter: Arc<Meter>,
 }
 
@@ -71,6 +73,8 @@ pub(crate) struct Run {
     workspace: Option<Workspace>,
     /// GitHub will have no progress comment (issues are disabled, say).
     no_comment: bool,
+    /// The endpoint that gave the newest answer: its cache holds the conversation.
+    endpoint: Option<String>,
     /// Who the commits are by, once asked for.
     identity: Option<Identity>,
 }
@@ -90,6 +94,7 @@ impl Run {
             patch: Vec::new(),
             workspace: None,
             no_comment: false,
+            endpoint: None,
             identity: None,
         }
     }
@@ -173,6 +178,9 @@ impl Run {
             };
             if let Err(error) = self.agent.apply(&step.event) {
                 return self.unreadable(&error.to_string()).await;
+            }
+            if let Event::ModelAnswered { endpoint, .. } = step.event {
+                self.endpoint = endpoint;
             }
         }
         self.position = u32::try_from(replay.steps.len()).unwrap_or(u32::MAX);
@@ -333,16 +341,19 @@ impl Run {
             job: self.job.id.clone(),
             order: self.claim.admitted_at,
             patience: self.stop.patience(),
+            prefers: self.endpoint.clone(),
             request,
         };
         let asked = tokio::time::Instant::now();
         match self.deps.llm.send(complete).await.unwrap_or_else(|error| Err(error.into())) {
-            Ok(answer) => {
+            Ok(Answered { answer, endpoint }) => {
                 // A server that does not count is not said to have counted nothing.
                 let usage = answer.usage.as_ref();
                 let tools: Vec<&str> = answer.tool_calls.iter().map(|call| call.name.as_str()).collect();
                 tracing::info!(
                     turn,
+                    endpoint,
+                    model = answer.model,
                     tools = tools.join(" "),
                     prompt_tokens = usage.map(|usage| usage.prompt_tokens),
                     completion_tokens = usage.map(|usage| usage.completion_tokens),
@@ -350,7 +361,8 @@ impl Run {
                     request_id = answer.request_id,
                     "model answered"
                 );
-                self.journal(Event::ModelAnswered { answer }, None).await
+                self.endpoint.clone_from(&endpoint);
+                self.journal(Event::ModelAnswered { answer, endpoint }, None).await
             }
             Err(CallError::Fatal(failure)) if failure.verdict == Verdict::Shrink => {
                 tracing::info!(turn, "the conversation is too long for the model: compacting it");

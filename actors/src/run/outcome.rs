@@ -34,6 +34,17 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    /// Why the job was set aside, if it was.
+    pub(crate) fn poison(&self) -> Option<&str> {
+        match self {
+            Outcome::Ended(settlement) => {
+                let text = |name: &str| settlement.result.get(name).and_then(|value| value.as_str());
+                (text("reason") == Some("poison")).then(|| text("error").unwrap_or_default())
+            }
+            Outcome::Parked { .. } | Outcome::Requeue { .. } | Outcome::Released | Outcome::LeaseLost => None,
+        }
+    }
+
     /// Tells the log, once the store has it.
     pub(crate) fn log(&self, job: &JobId) {
         match self {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{PausedClock, paused, settings};
 use crate::Settings;
-use crate::accountant::{Acquire, BudgetKey, Permit, RateAccountant, Shut};
+use crate::accountant::{Acquire, BudgetKey, EndpointId, Permit, RateAccountant, Shut};
 use crate::address::{Address, address};
 use crate::meter::Meter;
 use crate::supervisor::Lifeline;
@@ -29,7 +29,7 @@ fn accountant(change: impl FnOnce(&mut Settings)) -> Address<RateAccountant> {
 }
 
 fn acquire(order: i64, patience: Duration) -> Acquire {
-    Acquire { key: BudgetKey::Llm, tokens: 1, order: Timestamp::from_secs(order), patience }
+    Acquire { key: BudgetKey::Llm(EndpointId(0)), tokens: 1, order: Timestamp::from_secs(order), patience }
 }
 
 const MINUTE: Duration = Duration::from_secs(60);

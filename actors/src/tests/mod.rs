@@ -2,6 +2,8 @@
 
 mod accountant;
 mod actix_as_it_is;
+mod alerts;
+mod endpoints;
 mod supervisor;
 
 use std::future::Future;
@@ -14,7 +16,9 @@ use steadfast_core::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
 use crate::Settings;
-use crate::settings::{BackoffSettings, JobSettings, MailboxSettings, MetricsSettings, SupervisorSettings};
+use crate::settings::{
+    AlertSettings, BackoffSettings, JobSettings, MailboxSettings, MetricsSettings, SupervisorSettings,
+};
 
 /// Runs `test` on an actix system whose clock is paused: it moves by itself when nothing runs.
 pub(crate) fn paused<F: Future<Output = ()> + 'static>(test: F) {
@@ -91,6 +95,8 @@ pub(crate) fn settings() -> Settings {
         store_retry: policy(1, 5),
         llm_retry: policy(5, 60),
         llm_limits: limits.clone(),
+        llm_endpoints: Vec::new(),
+        alerts: AlertSettings { min_interval: secs(300), timeout: secs(10) },
         llm_spacing: Duration::from_millis(100),
         token_retry: policy(5, 30),
         github_retry: policy(3, 30),

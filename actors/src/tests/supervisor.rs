@@ -8,8 +8,10 @@ use actix::{Actor, Context, Handler, Message};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::alerts::Hook;
 use super::{paused, settings};
 use crate::address::{Address, Metered, SendError, address};
+use crate::alerts::{Alarm, Alerts, Flush};
 use crate::held::Held;
 use crate::meter::Meter;
 use crate::supervisor::{ChildSpec, Escalation, Lifeline, Supervisor};
@@ -53,6 +55,8 @@ struct Bench {
     mortal: Address<Mortal>,
     started: Arc<AtomicU32>,
     escalation: watch::Receiver<Escalation>,
+    alerts: Address<Alerts>,
+    told: Arc<Hook>,
 }
 
 /// A Supervisor over one mortal.
@@ -69,10 +73,11 @@ fn bench() -> Bench {
     let (jobs, _nobody) = address(Meter::new("job_supervisor"), 100);
     let (escalate, escalation) = watch::channel(None);
     let settings = settings().supervisor;
+    let (told, alerts) = super::alerts::bench([]);
     let actor = Supervisor::new(settings, vec![child], me, jobs, Held::new(), escalate);
-    supervisor.bind(actor.start());
+    supervisor.bind(actor.alerting(Alarm(alerts.clone())).start());
     // The Supervisor lives as long as the binding's actor does.
-    Bench { mortal, started, escalation }
+    Bench { mortal, started, escalation, alerts, told }
 }
 
 #[test]
@@ -113,5 +118,8 @@ fn too_many_restarts_within_the_window_escalate_and_few_over_a_long_time_do_not(
         let waited = tokio::time::timeout(Duration::from_secs(1), escalation.wait_for(Option::is_some)).await;
         let why = waited.expect("four within a minute").unwrap().clone().unwrap();
         assert!(why.contains("mortal"), "{why}");
+        bench.alerts.send(Flush).await.unwrap();
+        let told = bench.told.told();
+        assert_eq!((told.len(), told[0]["event"].as_str()), (1, Some("escalation")), "{told:?}");
     });
 }

@@ -47,6 +47,8 @@ pub struct AgentSettings {
     /// or `*` for all others. A model without a price counts as free
     /// ([`crate::machine::Spend::unpriced_turns`]).
     pub prices: BTreeMap<String, Price>,
+    /// Price of tokens by endpoint, from `[[llm.endpoints]]`: before that of the model.
+    pub endpoint_prices: BTreeMap<String, Price>,
 
     /// Tokens that the model takes, question and answer together: `llm.context_window`.
     /// Default 128,000.
@@ -148,7 +150,8 @@ impl AgentSettings {
         if !steadfast_core::job::is_git_ref(&branch) {
             return bad("branch_prefix", self.branch_prefix.clone(), "must begin a name that git takes");
         }
-        let amounts = self.prices.values().flat_map(|p| [p.prompt, p.cached, p.completion]);
+        let prices = self.prices.values().chain(self.endpoint_prices.values());
+        let amounts = prices.flat_map(|p| [p.prompt, p.cached, p.completion]);
         if amounts.chain([self.max_cost]).any(|amount| !amount.is_finite() || amount < 0.0) {
             return bad("prices", "negative or no number".into(), "prices and max_cost are 0 or more");
         }
@@ -202,6 +205,7 @@ pub(crate) mod tests {
             max_completion_tokens: 200_000,
             max_cost: 0.0,
             prices: BTreeMap::new(),
+            endpoint_prices: BTreeMap::new(),
             context_window: 128_000,
             compact_at: 0.8,
             compact_to: 0.4,

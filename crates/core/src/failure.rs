@@ -19,6 +19,8 @@ pub enum Provider {
     Git,
     /// The queue's own store.
     Store,
+    /// Whoever is told of what a person must know.
+    Webhook,
 }
 
 impl fmt::Display for Provider {
@@ -28,6 +30,7 @@ impl fmt::Display for Provider {
             Provider::Github => "github",
             Provider::Git => "git",
             Provider::Store => "store",
+            Provider::Webhook => "webhook",
         })
     }
 }

@@ -42,6 +42,9 @@ pub enum Event {
     ModelAnswered {
         /// The answer.
         answer: ModelAnswer,
+        /// The name of the endpoint that gave it, where the configuration names any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
     },
     /// The provider said that the conversation is too long: it is compacted from here on.
     ContextTooLong,
@@ -151,6 +154,22 @@ mod tests {
             event: Event::ToolFinished { call_id: "c".into(), output: "x\n".into(), is_error: false },
         };
         assert_eq!(Step::decode(&step.encode()), Ok(step));
+    }
+
+    #[test]
+    fn an_answer_is_read_with_and_without_the_endpoint_that_gave_it() {
+        let answer = r#""answer":{"content":"hi","finish":"stop","model":"m"}"#;
+        let step = |rest: &str| {
+            let json =
+                format!(r#"{{"at":"2025-10-09T08:53:20.123Z","event":"model_answered",{answer}{rest}}}"#);
+            let step = Step::decode(&[&[VERSION], json.as_bytes()].concat()).unwrap();
+            assert_eq!(step.encode()[1..], *json.as_bytes(), "and is written as it was");
+            step.event
+        };
+        for (rest, want) in [("", None), (r#","endpoint":"spare""#, Some("spare"))] {
+            let Event::ModelAnswered { endpoint, .. } = step(rest) else { panic!("another event") };
+            assert_eq!(endpoint.as_deref(), want);
+        }
     }
 
     #[test]

@@ -15,4 +15,6 @@ mod testing;
 pub mod wire;
 
 pub use client::{CHAT, Exchange, LlmClient};
-pub use settings::{Endpoint, MaxTokensField, Price, Settings, Temperature, ToolsMode, UnusableEndpoint};
+pub use settings::{
+    Endpoint, EndpointSettings, MaxTokensField, Price, Settings, Temperature, ToolsMode, UnusableEndpoint,
+};

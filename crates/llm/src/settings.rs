@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use http::{HeaderValue, Uri};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use steadfast_core::budget::LimitSettings;
 use steadfast_core::chat::Usage;
 use url::Url;
 
@@ -51,6 +52,31 @@ pub struct Settings {
     pub context_window: u32,
     /// What a million tokens cost, for limits on cost and reports; in one currency. Default 0.
     pub price: Price,
+}
+
+/// One of `[[llm.endpoints]]`: a server, a credential and a model that calls may go to. What it does
+/// not say itself is as in [`Settings`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSettings {
+    /// Its name in the journal, the log and budgets; unique in the list. No default.
+    pub name: String,
+    /// Where the server's interface begins, `/v1` included. No default.
+    pub base_url: Url,
+    /// The model's name as this server knows it. No default.
+    pub model: String,
+    /// What a million tokens cost here. Default: each as in `[llm.price]`.
+    pub price: Price,
+    /// What the provider allows this key. Default: each as in `[llm.limits]`.
+    pub limits: LimitSettings,
+}
+
+impl Settings {
+    /// The same at one endpoint.
+    pub fn at(&self, endpoint: &EndpointSettings) -> Settings {
+        let EndpointSettings { name: _, base_url, model, price, limits: _ } = endpoint.clone();
+        Settings { base_url, model, price, ..self.clone() }
+    }
 }
 
 /// How the model calls tools.

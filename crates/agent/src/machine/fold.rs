@@ -35,7 +35,7 @@ impl Agent {
                     Some(Start { base_commit: base_commit.clone(), base_branch: base_branch.clone() });
                 self.conversation = Conversation::begin(system_prompt, task_prompt, &self.tools);
             }
-            Event::ModelAnswered { answer } => self.model_answered(answer),
+            Event::ModelAnswered { answer, endpoint } => self.model_answered(answer, endpoint.as_deref()),
             Event::ContextTooLong => {
                 self.trouble.too_long = !self.window.too_long(&self.settings, &mut self.conversation);
                 self.repeats.forgive();
@@ -128,8 +128,8 @@ impl Agent {
         }
     }
 
-    fn model_answered(&mut self, answer: &ModelAnswer) {
-        self.purse.pay(&self.settings, answer, self.conversation.tokens());
+    fn model_answered(&mut self, answer: &ModelAnswer, endpoint: Option<&str>) {
+        self.purse.pay(&self.settings, answer, endpoint, self.conversation.tokens());
         self.window.held();
         self.trouble.too_long = false;
         self.conversation.counted(answer.usage);

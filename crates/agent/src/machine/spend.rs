@@ -38,8 +38,14 @@ pub(super) struct Purse {
 }
 
 impl Purse {
-    /// One answer more, to a request of `prompt` tokens by our own count.
-    pub(super) fn pay(&mut self, settings: &AgentSettings, answer: &ModelAnswer, prompt: u64) {
+    /// One answer more, of that endpoint, to a request of `prompt` tokens by our own count.
+    pub(super) fn pay(
+        &mut self,
+        settings: &AgentSettings,
+        answer: &ModelAnswer,
+        endpoint: Option<&str>,
+        prompt: u64,
+    ) {
         let spend = &mut self.spend;
         spend.turns += 1;
         // Some servers send zeros for "not counted".
@@ -49,7 +55,8 @@ impl Purse {
             Usage { prompt_tokens: prompt, completion_tokens: estimate_answer(answer), cached_tokens: 0 }
         });
         spend.usage += usage;
-        match settings.price(&answer.model) {
+        let at_endpoint = endpoint.and_then(|name| settings.endpoint_prices.get(name)).copied();
+        match at_endpoint.or_else(|| settings.price(&answer.model)) {
             Some(price) => spend.cost += price.of(&usage),
             None => spend.unpriced_turns += 1,
         }
@@ -136,11 +143,11 @@ mod tests {
     #[test]
     fn missing_counts_and_prices_are_said_so() {
         let mut purse = Purse::default();
-        purse.pay(&settings(), &answer(None), 500);
+        purse.pay(&settings(), &answer(None), None, 500);
         let used = Usage { prompt_tokens: 500, completion_tokens: 20, cached_tokens: 0 };
         let spend = Spend { turns: 1, usage: used, cost: 0.0, estimated_turns: 1, unpriced_turns: 1 };
         assert_eq!(purse.spend, spend);
-        purse.pay(&settings(), &answer(Some(Usage::default())), 500);
+        purse.pay(&settings(), &answer(Some(Usage::default())), None, 500);
         assert_eq!((purse.spend.estimated_turns, purse.spend.usage.prompt_tokens), (2, 1_000));
     }
 
@@ -151,16 +158,32 @@ mod tests {
             AgentSettings { max_cost: 2.0, prices: BTreeMap::from([("m".into(), price)]), ..settings() };
         let mut purse = Purse::default();
         let usage = Usage { prompt_tokens: 950_000, completion_tokens: 0, cached_tokens: 0 };
-        purse.pay(&settings, &answer(Some(usage)), 0);
+        purse.pay(&settings, &answer(Some(usage)), None, 0);
         assert_eq!((purse.warning(&settings), purse.reached(&settings)), (None, None));
-        purse.pay(&settings, &answer(Some(usage)), 0);
+        purse.pay(&settings, &answer(Some(usage)), None, 0);
         assert!(purse.warning(&settings).is_some_and(|text| text.contains("cost")));
         assert_eq!(purse.warning(&settings), None, "told once");
         assert_eq!(purse.reached(&settings), None);
-        purse.pay(&settings, &answer(Some(usage)), 0);
+        purse.pay(&settings, &answer(Some(usage)), None, 0);
         let reached = purse.reached(&settings).unwrap();
         assert_eq!(reached.reason, EndReason::SpendLimit);
         assert!(reached.why.contains("agent.max_cost"), "{}", reached.why);
+    }
+
+    #[test]
+    fn an_endpoint_has_its_own_price_whatever_model_answers() {
+        let price = |prompt| Price { prompt, cached: 0.0, completion: 0.0 };
+        let settings = AgentSettings {
+            prices: BTreeMap::from([("*".into(), price(1.0))]),
+            endpoint_prices: BTreeMap::from([("spare".into(), price(5.0))]),
+            ..settings()
+        };
+        let usage = Usage { prompt_tokens: 1_000_000, completion_tokens: 0, cached_tokens: 0 };
+        let mut purse = Purse::default();
+        for (endpoint, cost) in [(None, 1.0), (Some("spare"), 6.0), (Some("other"), 7.0)] {
+            purse.pay(&settings, &answer(Some(usage)), endpoint, 0);
+            assert_eq!(purse.spend.cost, cost, "{endpoint:?}");
+        }
     }
 
     #[test]
@@ -169,7 +192,7 @@ mod tests {
         let mut purse = Purse::default();
         let mut told = Vec::new();
         while purse.reached(&settings).is_none() {
-            purse.pay(&settings, &answer(None), 1);
+            purse.pay(&settings, &answer(None), None, 1);
             told.push(purse.warning(&settings).is_some());
         }
         assert_eq!(told, [false, true, false, true, false]);

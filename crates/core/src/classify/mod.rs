@@ -6,3 +6,4 @@ pub mod git;
 pub mod github;
 pub mod openai;
 pub mod transport;
+pub mod webhook;

@@ -23,6 +23,20 @@ fn an_unknown_key_is_an_error() {
 }
 
 #[test]
+fn an_endpoint_has_its_own_server_model_and_price_and_the_rest_in_common() {
+    let spare = json!({
+        "name": "spare", "base_url": "https://spare.example/v1", "model": "model-b",
+        "price": {"prompt": 9.0, "cached": 0.0, "completion": 0.0}, "limits": LimitSettings::UNKNOWN,
+    });
+    let spare: EndpointSettings = serde_json::from_value(spare).unwrap();
+    let there = settings().at(&spare);
+    assert_eq!((there.base_url.as_str(), there.model.as_str()), ("https://spare.example/v1", "model-b"));
+    let back =
+        Settings { base_url: settings().base_url, model: settings().model, price: settings().price, ..there };
+    assert_eq!((spare.price.prompt, back), (9.0, settings()));
+}
+
+#[test]
 fn temperature_is_a_number_in_its_range_or_default() {
     let rows = [
         (json!("default"), Some(Temperature::Default)),

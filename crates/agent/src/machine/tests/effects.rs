@@ -72,7 +72,7 @@ fn a_comment_that_was_announced_does_not_stand_in_its_own_way() {
     let mut run = Run::new(AgentSettings { max_comments: 1, ..settings() }, job());
     run.journal(started());
     let comment = call("c", "comment_on_issue", r#"{"message":"note"}"#);
-    run.journal(Event::ModelAnswered { answer: calls(vec![comment]) });
+    run.journal(Event::ModelAnswered { answer: calls(vec![comment]), endpoint: None });
     let before = run.agent.next();
     run.journal(Event::EffectAnnounced { key: EffectKey::Comment(0) });
     assert_eq!(run.agent.next(), before);
@@ -138,7 +138,8 @@ fn a_refused_change_leaves_the_model_its_chance_with_the_checks() {
     let settings = AgentSettings { checks: vec!["make test".into()], ..settings() };
     let mut run = Run::new(settings, job());
     run.journal(started());
-    let write_and_finish = || Event::ModelAnswered { answer: calls(vec![write("a"), finish("done")]) };
+    let write_and_finish =
+        || Event::ModelAnswered { answer: calls(vec![write("a"), finish("done")]), endpoint: None };
     let finished = |call_id: String, code: u8| {
         let output = format!("exit code {code}\nlog");
         Event::ToolFinished { call_id, output, is_error: false }
@@ -164,7 +165,7 @@ fn checks_that_were_configured_too_late_have_no_before() {
     run.journal(started());
     for id in ["1", "2"] {
         let write = call(id, "write_file", r#"{"path":"a","content":"x"}"#);
-        run.journal(Event::ModelAnswered { answer: calls(vec![write]) });
+        run.journal(Event::ModelAnswered { answer: calls(vec![write]), endpoint: None });
         let finished = Event::ToolFinished { call_id: id.into(), output: "ok".into(), is_error: false };
         if id == "1" {
             run.journal(finished);

@@ -84,7 +84,7 @@ impl World for Random {
             return Event::ContextTooLong;
         }
         let turn = self.turn(1, self.answers.len());
-        Event::ModelAnswered { answer: self.answers[turn].clone() }
+        Event::ModelAnswered { answer: self.answers[turn].clone(), endpoint: None }
     }
 
     fn tool(&mut self, _: &ToolCall) -> (String, bool) {

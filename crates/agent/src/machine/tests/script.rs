@@ -13,7 +13,8 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn new(mut answers: Vec<ModelAnswer>) -> Script {
         answers.reverse();
-        let answers = answers.into_iter().map(|answer| Event::ModelAnswered { answer }).collect();
+        let answers =
+            answers.into_iter().map(|answer| Event::ModelAnswered { answer, endpoint: None }).collect();
         Script { answers, output: |_| ("ok".into(), false), pushes: Vec::new(), calls: Vec::new() }
     }
 }
@@ -21,7 +22,7 @@ impl Script {
 impl World for Script {
     fn model(&mut self, _: &ModelRequest) -> Event {
         let finish = || answer(None, vec![finish("Fixed the crash.")], FinishReason::ToolCalls);
-        self.answers.pop().unwrap_or_else(|| Event::ModelAnswered { answer: finish() })
+        self.answers.pop().unwrap_or_else(|| Event::ModelAnswered { answer: finish(), endpoint: None })
     }
 
     fn tool(&mut self, call: &ToolCall) -> (String, bool) {

@@ -158,7 +158,7 @@ fn too_long_compacts_and_in_the_end_gives_up() {
     let (end, run) = Run::new(settings(), job()).finish(&mut script);
     assert_eq!(end.reason, EndReason::ContextTooLong);
     let mut agent = run.replayed(run.journal.len() - 1);
-    agent.apply(&Event::ModelAnswered { answer: said("it did fit") }).unwrap();
+    agent.apply(&Event::ModelAnswered { answer: said("it did fit"), endpoint: None }).unwrap();
     assert!(matches!(agent.next(), Action::CallModel(_)), "an answer proves that it fits");
 }
 
@@ -208,7 +208,7 @@ fn an_event_out_of_place_is_refused_with_its_reason() {
     let error = agent.apply(&Event::NothingToPublish).unwrap_err().to_string();
     assert!(error.contains("nothing_to_publish cannot come before the start"), "{error}");
     agent.apply(&started()).unwrap();
-    agent.apply(&Event::ModelAnswered { answer: calls(vec![read("a")]) }).unwrap();
+    agent.apply(&Event::ModelAnswered { answer: calls(vec![read("a")]), endpoint: None }).unwrap();
     let other = Event::ToolFinished { call_id: "other".into(), output: String::new(), is_error: false };
     let error = agent.apply(&other).unwrap_err().to_string();
     assert!(error.contains(r#"for call "other", where "r" is due"#), "{error}");
