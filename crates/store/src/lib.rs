@@ -4,7 +4,9 @@
 //! atomic and checks the fencing token; due times are the store's own clock, never a runner's.
 
 mod caps;
+pub mod ledger;
 pub mod memory;
+mod memory_ledger;
 mod record;
 pub mod redis_store;
 pub mod settings;
@@ -20,6 +22,7 @@ use async_trait::async_trait;
 use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
 
+pub use ledger::{Heard, Keep, Kept, Ledger, Listener, Noted};
 pub use settings::{Location, QueueUrl, Settings};
 pub use types::*;
 
@@ -85,6 +88,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The store's own clock.
     async fn now(&self) -> Result<Timestamp>;
+
+    /// The limit ledger that the store's processes share.
+    fn ledger(&self) -> Arc<dyn Ledger>;
 
     /// Which store this is, for logs, without secrets: `sqlite:steadfast.db`.
     fn name(&self) -> String;

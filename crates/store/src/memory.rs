@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::caps::{Caps, MOST_CLAIMED};
+use crate::memory_ledger::MemoryLedger;
 use crate::record::{Record, Taken, closing, lease_of, lost};
 use crate::{
     Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
@@ -38,6 +39,7 @@ struct Shared {
     /// The wall time at `begun`.
     base: Timestamp,
     begun: Instant,
+    ledger: Arc<MemoryLedger>,
 }
 
 #[derive(Default)]
@@ -62,7 +64,9 @@ struct Entry {
 impl MemoryStore {
     /// An empty store whose wall time is `base` now and goes on with tokio's clock.
     pub fn new(settings: &Settings, base: Timestamp, runner: &str) -> Self {
-        let shared = Shared { jobs: Mutex::default(), changed: Notify::new(), base, begun: Instant::now() };
+        let begun = Instant::now();
+        let ledger = Arc::new(MemoryLedger::new(base, begun));
+        let shared = Shared { jobs: Mutex::default(), changed: Notify::new(), base, begun, ledger };
         MemoryStore {
             shared: Arc::new(shared),
             caps: Caps::new(settings),
@@ -304,6 +308,10 @@ impl Store for MemoryStore {
 
     async fn now(&self) -> Result<Timestamp> {
         Ok(self.time())
+    }
+
+    fn ledger(&self) -> Arc<dyn crate::Ledger> {
+        Arc::clone(&self.shared.ledger) as _
     }
 
     fn name(&self) -> String {

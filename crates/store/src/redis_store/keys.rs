@@ -63,6 +63,26 @@ impl Keys {
         ]
     }
 
+    /// A budget's entry in the ledger.
+    pub fn ledger(&self, budget: &str) -> String {
+        self.own(&format!("ledger:of:{budget}"))
+    }
+
+    /// The budgets that the ledger has, by when they were noted.
+    pub fn ledger_index(&self) -> String {
+        self.own("ledger:index")
+    }
+
+    /// Where the fleet speaks.
+    pub fn ledger_channel(&self) -> String {
+        self.own("ledger:words")
+    }
+
+    /// A channel on which nothing is said: who listens to it is there.
+    pub fn ledger_presence(&self, member: &str) -> String {
+        self.own(&format!("ledger:at:{member}"))
+    }
+
     /// The status hash.
     pub fn status(&self, id: &str) -> String {
         format!("{}job:{id}", self.prefix)

@@ -62,6 +62,14 @@ impl Link {
         self.connect(None).await
     }
 
+    /// A connection of one's own for what others say.
+    pub async fn pubsub(&self) -> RedisResult<(redis::aio::PubSubSink, redis::aio::PubSubStream)> {
+        let connect = self.client.get_async_pubsub();
+        let pubsub = tokio::time::timeout(self.connect_timeout, connect).await;
+        let late = || RedisError::from((ErrorKind::Io, "connecting took too long"));
+        Ok(pubsub.map_err(|_| late())??.split())
+    }
+
     async fn connect(&self, response_timeout: Option<Duration>) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
@@ -202,6 +210,11 @@ impl Call {
     /// With the keys and arguments that all scripts have.
     pub fn new(global: Vec<String>, args: [String; 2]) -> Self {
         Call { keys: global, args: args.into_iter().map(String::into_bytes).collect() }
+    }
+
+    /// With these keys alone.
+    pub fn bare(keys: impl IntoIterator<Item = String>) -> Self {
+        Call { keys: keys.into_iter().collect(), args: Vec::new() }
     }
 
     /// Adds keys.

@@ -5,6 +5,7 @@ mod claims;
 mod failure;
 mod inbox;
 mod keys;
+mod ledger;
 mod link;
 mod reads;
 mod scripts;
@@ -315,6 +316,11 @@ impl Store for RedisStore {
 
     async fn now(&self) -> Result<Timestamp> {
         self.core.now().await
+    }
+
+    fn ledger(&self) -> Arc<dyn crate::Ledger> {
+        let (link, keys) = (Arc::clone(&self.core.link), self.core.keys.clone());
+        Arc::new(ledger::RedisLedger::new(link, keys))
     }
 
     fn name(&self) -> String {

@@ -1,5 +1,6 @@
 //! The embedded store: one SQLite file, for one machine, shared by several processes if need be.
 
+mod ledger;
 mod rows;
 mod schema;
 mod transitions;
@@ -227,6 +228,11 @@ impl Store for SqliteStore {
 
     async fn now(&self) -> Result<Timestamp> {
         self.read(|tx| Ok(tx.now)).await
+    }
+
+    fn ledger(&self) -> Arc<dyn crate::Ledger> {
+        let (writer, readers, path) = (self.writer.clone(), self.readers.clone(), self.path.clone());
+        Arc::new(ledger::SqliteLedger { writer, readers, path })
     }
 
     fn name(&self) -> String {
