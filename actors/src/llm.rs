@@ -6,11 +6,11 @@ use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use steadfast_core::chat::{ModelAnswer, ModelRequest, Usage};
 use steadfast_core::job::JobId;
 use steadfast_core::retry::RetryPolicy;
-use steadfast_llm::LlmClient;
+use steadfast_llm::{CHAT, LlmClient};
 
-use crate::accountant::BudgetKey;
+use crate::accountant::{BudgetKey, Need};
 use crate::address::Metered;
-use crate::calls::{CallError, Caller, Order, Patience};
+use crate::calls::{CallError, Caller, Order, Patience, Try};
 use crate::supervisor::Lifeline;
 
 /// Asks the model. Answered with the whole answer, or with what the run must do instead.
@@ -60,8 +60,9 @@ impl Calls {
         let estimate = estimate_tokens(&request);
         let (request, patience) = (&request, &patience);
         self.caller
-            .retrying(&self.policy, patience, async |_| {
-                let permit = self.caller.permit(&BudgetKey::Llm, estimate, order, patience).await?;
+            .retrying(&self.policy, patience, async |Try { is_retry, .. }| {
+                let need = Need { operation: CHAT, tokens: estimate, order, is_retry };
+                let permit = self.caller.permit(&BudgetKey::Llm, need, patience).await?;
                 let exchange = async {
                     let exchange = self.client.chat(request).await;
                     (exchange.result, exchange.observed)
