@@ -25,7 +25,7 @@ pub struct Heard {
 
 impl<W: Answer> Account<W> {
     /// A request ended. `recheck` is how long a gate stays closed that a person must open.
-    pub(crate) fn ended(
+    pub fn ended(
         &mut self,
         now: Tick,
         sent: Sent,

@@ -125,7 +125,7 @@ pub struct Permit {
 
 /// What came of a request.
 #[derive(Clone, Debug)]
-pub(crate) enum End {
+pub enum End {
     /// An answer that was of use; with the tokens that the server counted, if it did.
     Answered(Option<u64>),
     /// It failed.

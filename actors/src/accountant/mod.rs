@@ -18,6 +18,8 @@ pub mod breakers;
 pub mod heard;
 mod messages;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,10 +35,8 @@ use steadfast_core::time::Clock;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-pub use self::messages::{Acquire, BudgetKey, Budgets, Lost, Need, Outlook, Permit, Shut, Ticket};
+pub use self::messages::{Acquire, BudgetKey, Budgets, End, Lost, Need, Outlook, Permit, Shut, Ticket};
 pub use self::status::BudgetStatus;
-
-pub(crate) use self::messages::End;
 
 use self::account::{Account, Counts, Served};
 use self::breakers::Changed;
@@ -148,9 +148,7 @@ impl RateAccountant {
         let retries = self.retries.of(key);
         let entry = self.accounts.entry(key.clone()).or_insert_with(|| {
             let account = match key {
-                BudgetKey::Llm => {
-                    Account::new(&self.llm_limits, self.llm_spacing, self.breaker.clone(), now)
-                }
+                BudgetKey::Llm => Account::new(&self.llm_limits, self.llm_spacing, self.breaker.clone(), now),
                 BudgetKey::Github(_) => Account::new(&self.github_limits, Duration::ZERO, quick, now),
                 BudgetKey::Git => Account::new(&LimitSettings::UNKNOWN, Duration::ZERO, quick, now),
             };

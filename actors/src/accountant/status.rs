@@ -103,15 +103,14 @@ pub struct BudgetStatus {
 impl<W: Answer> Account<W> {
     /// Where it stands.
     pub fn status(&self, now: Tick, key: &BudgetKey) -> BudgetStatus {
-        let limit = |limit: Option<(f64, Source)>| {
-            limit.map(|(per_minute, source)| Limit { per_minute, source })
-        };
+        let limit =
+            |limit: Option<(f64, Source)>| limit.map(|(per_minute, source)| Limit { per_minute, source });
         let (kind, kind_source) = self.budget.request_kind();
         let (whole, each) = self.breakers.states();
-        let gate = self.budget.gate(now).map(|gate| GateStatus {
-            reason: gate.reason,
-            wait_ms: millis(gate.until.saturating_sub(now)),
-        });
+        let gate = self
+            .budget
+            .gate(now)
+            .map(|gate| GateStatus { reason: gate.reason, wait_ms: millis(gate.until.saturating_sub(now)) });
         let oldest = self.lines.values().filter_map(|line| line.oldest()).min();
         let operations = each
             .into_iter()
