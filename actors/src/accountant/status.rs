@@ -156,8 +156,8 @@ impl BudgetStatus {
         tracing::info!(
             budget = self.budget,
             limit = self.limit.map(|limit| limit.per_minute.round()),
-            source = ?source,
-            kind = ?self.kind,
+            source = source_name(source),
+            kind = kind_name(self.kind),
             used,
             waiting = self.waiting,
             oldest_wait_ms = self.oldest_wait_ms,
@@ -167,5 +167,22 @@ impl BudgetStatus {
             operations = (!open.is_empty()).then(|| open.join(", ")),
             "budget"
         );
+    }
+}
+
+fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Config => "config",
+        Source::Headers => "headers",
+        Source::Felt => "felt",
+        Source::Assumed => "assumed",
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bucket => "bucket",
+        Kind::Fixed => "fixed",
+        Kind::Rolling => "rolling",
     }
 }
