@@ -32,6 +32,9 @@ struct Treacherous {
 
 #[async_trait]
 impl Store for Treacherous {
+    fn ledger(&self) -> Arc<dyn steadfast_store::Ledger> {
+        self.inner.ledger()
+    }
     async fn submit(&self, job: &Job) -> Result<Admission> {
         self.inner.submit(job).await
     }

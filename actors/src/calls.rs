@@ -1,6 +1,7 @@
 //! What every call to a provider has in common: who asks, how long it may sit, how it ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,44 @@ use steadfast_core::time::{Clock, Timestamp};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::accountant::{Acquire, BudgetKey, Permit, RateAccountant};
+use crate::accountant::{Acquire, BudgetKey, End, Lost, Need, Permit, RateAccountant};
 use crate::address::Address;
 use crate::env::Env;
 use crate::stop::{Leased, leased};
 
-/// Place of a call among those that wait: the job that was admitted first goes first.
-pub type Order = Timestamp;
+/// Place of a call among those that wait: higher priority first, then the job that was admitted
+/// first. What goes first is less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Higher goes first.
+    pub priority: i32,
+    /// When the job was admitted.
+    pub admitted: Timestamp,
+}
+
+impl Ord for Order {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.priority.cmp(&self.priority).then(self.admitted.cmp(&other.admitted))
+    }
+}
+
+impl PartialOrd for Order {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Which try of a call this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Try {
+    /// The try before was refused for a stale credential: get a new one.
+    pub(crate) refresh: bool,
+    /// The try before had an unknown outcome: look for the effect before repeating it.
+    pub(crate) verify: bool,
+    /// It repeats one that failed, after our own backoff and no wait of the server's naming: the
+    /// retry budget has a say.
+    pub(crate) is_retry: bool,
+}
 
 /// How a run is told to stop, as its calls hear it.
 #[derive(Clone, Debug)]
@@ -113,17 +145,22 @@ impl Caller {
         mut call: C,
     ) -> Result<T, CallError>
     where
-        C: FnMut(Attempt) -> F,
+        C: FnMut(Try) -> F,
         F: Future<Output = Result<Result<T, Failure>, CallError>>,
     {
         let env = Env { clock: Arc::clone(&self.clock), stop: patience.soft.clone() };
         let ended: RefCell<Option<CallError>> = RefCell::new(None);
-        let result = retry(policy, &env, |attempt| {
-            let call = call(attempt);
-            let ended = &ended;
+        let named = Cell::new(false);
+        let result = retry(policy, &env, |attempt: Attempt| {
+            let Attempt { number, refresh, verify } = attempt;
+            let call = call(Try { refresh, verify, is_retry: number > 1 && !named.get() });
+            let (ended, named) = (&ended, &named);
             async move {
                 match call.await {
-                    Ok(tried) => tried,
+                    Ok(tried) => {
+                        named.set(tried.as_ref().is_err_and(names_its_wait));
+                        tried
+                    }
                     Err(end) => {
                         let failure = placeholder(&end);
                         ended.replace(Some(end));
@@ -148,17 +185,21 @@ impl Caller {
     pub(crate) async fn permit(
         &self,
         key: &BudgetKey,
-        tokens: u64,
-        order: Order,
+        need: Need,
         patience: &Patience,
     ) -> Result<Permit, CallError> {
-        let acquire = Acquire { key: key.clone(), tokens, order, patience: self.park_after };
         let answer = tokio::select! {
             biased;
             () = patience.soft.cancelled() => return Err(CallError::Stopped),
             answer = async {
                 leased(&patience.leased).await;
-                self.accountant.send(acquire).await
+                loop {
+                    let acquire = Acquire { key: key.clone(), need, patience: self.park_after };
+                    match self.accountant.send(acquire).await?.permit().await {
+                        Ok(answer) => break Ok::<_, CallError>(answer),
+                        Err(Lost) => tracing::debug!("asking the next accountant for a permit"),
+                    }
+                }
             } => answer?,
         };
         answer.map_err(|shut| {
@@ -184,14 +225,29 @@ impl Caller {
         let (result, observed) = tokio::select! {
             biased;
             () = patience.hard.cancelled() => {
-                permit.report(Observed::default(), None, None).await;
+                permit.report(Observed::default(), End::Cut).await;
                 return Err(CallError::Stopped);
             }
             answer = request => answer,
         };
-        let counted = result.as_ref().ok().and_then(tokens);
-        permit.report(observed, counted, result.as_ref().err().cloned()).await;
+        let end = match &result {
+            Ok(done) => End::Answered(tokens(done)),
+            Err(failure) => End::Failed(failure.clone()),
+        };
+        permit.report(observed, end).await;
         Ok(result)
+    }
+}
+
+/// Whether the server named how long to wait: then repeating is what it asks for.
+fn names_its_wait(failure: &Failure) -> bool {
+    match failure.verdict {
+        Verdict::WaitUntil { .. } | Verdict::Retry { after: Some(_) } => true,
+        Verdict::Retry { after: None }
+        | Verdict::Refresh
+        | Verdict::Verify
+        | Verdict::Shrink
+        | Verdict::Fatal { .. } => false,
     }
 }
 

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use secrecy::SecretString;
+use steadfast_core::classify::github::Operation;
 use steadfast_core::failure::{Failure, Provider, Verdict};
 use steadfast_core::headers::Observed;
-use steadfast_core::retry::{Attempt, RetryPolicy};
+use steadfast_core::retry::RetryPolicy;
 use steadfast_github::{
     AccessToken, Comment, Exchange, GithubClient, Identity, NewPull, Pull, Repo, Repository,
 };
 
-use crate::accountant::BudgetKey;
+use crate::accountant::{BudgetKey, Need};
 use crate::address::Metered;
-use crate::calls::{CallError, Caller, Order, Patience};
+use crate::calls::{CallError, Caller, Order, Patience, Try};
 use crate::stop::lapsed;
 use crate::supervisor::Lifeline;
 
@@ -179,11 +180,24 @@ impl Github {
     }
 }
 
+/// What a request asks, and whether it asks again.
+#[derive(Clone, Copy)]
+struct Ask {
+    operation: Operation,
+    is_retry: bool,
+}
+
+impl Ask {
+    fn of(operation: Operation, attempt: Try) -> Self {
+        Ask { operation, is_retry: attempt.is_retry }
+    }
+}
+
 impl Calls {
     /// A token that is good now (layer 1b). One that is at hand needs no permit: nothing is sent,
     /// and the breaker must not take it for an answer of GitHub's.
     async fn token(&self, target: &Target, refresh: bool) -> Result<AccessToken, CallError> {
-        let attempt = async |attempt: Attempt| {
+        let attempt = async |attempt: Try| {
             let force = refresh || attempt.refresh;
             let at_hand = self.client.token_at_hand(target.installation, &target.repo);
             if let Some(token) = at_hand.filter(|token| !force || token.is_err()) {
@@ -193,7 +207,7 @@ impl Calls {
                 let token = self.client.token(target.installation, &target.repo, force).await;
                 (token, Observed::default())
             };
-            self.with_permit(target, asked).await
+            self.with_permit(target, Ask::of(Operation::CreateToken, attempt), asked).await
         };
         let token = self.caller.retrying(&self.token_policy, &target.patience, attempt).await?;
         (self.secrets)(&token.secret);
@@ -224,7 +238,8 @@ impl Calls {
             users.remove(&place(target)).and_then(|users| users.token)
         };
         let Some(token) = unused.filter(|_| ended && target.installation != 0) else { return };
-        let revoked = self.request(target, &token, async |token| self.client.revoke(&token).await).await;
+        let ask = Ask { operation: Operation::RevokeToken, is_retry: false };
+        let revoked = self.request(target, &token, ask, async |token| self.client.revoke(&token).await).await;
         match revoked {
             Ok(Ok(())) => tracing::debug!(repository = %target.repo, "installation token revoked"),
             Ok(Err(error)) => tracing::debug!(%error, "a token was not revoked: it ends within the hour"),
@@ -235,10 +250,13 @@ impl Calls {
     async fn with_permit<T>(
         &self,
         target: &Target,
+        ask: Ask,
         request: impl Future<Output = (Result<T, Failure>, Observed)>,
     ) -> Result<Result<T, Failure>, CallError> {
         let key = BudgetKey::Github(target.installation);
-        let permit = self.caller.permit(&key, 0, target.order, &target.patience).await?;
+        let Ask { operation, is_retry } = ask;
+        let need = Need { operation: operation.name(), tokens: 0, order: target.order, is_retry };
+        let permit = self.caller.permit(&key, need, &target.patience).await?;
         self.caller.exchange(permit, &target.patience, request, |_| None).await
     }
 
@@ -247,13 +265,14 @@ impl Calls {
         &self,
         target: &Target,
         token: &AccessToken,
+        ask: Ask,
         call: impl FnOnce(AccessToken) -> F,
     ) -> Result<Result<T, Failure>, CallError>
     where
         F: Future<Output = Exchange<T>>,
     {
         let exchange = call(token.clone());
-        self.with_permit(target, async {
+        self.with_permit(target, ask, async {
             let exchange = exchange.await;
             (exchange.result, exchange.observed)
         })
@@ -267,12 +286,13 @@ impl Calls {
         &self,
         target: &Target,
         token: &AccessToken,
+        ask: Ask,
         call: impl FnOnce(AccessToken) -> F,
     ) -> Result<Result<T, Failure>, CallError>
     where
         F: Future<Output = Exchange<T>>,
     {
-        self.request(target, token, async |token| {
+        self.request(target, token, ask, async |token| {
             tokio::select! {
                 biased;
                 () = lapsed(&target.patience.leased) => {
@@ -285,21 +305,25 @@ impl Calls {
     }
 
     async fn describe(&self, target: &Target) -> Result<Repository, CallError> {
-        let attempt = async |attempt: Attempt| {
+        let attempt = async |attempt: Try| {
             let token = self.token(target, attempt.refresh).await?;
-            self.request(target, &token, async |token| self.client.repository(&token, &target.repo).await)
-                .await
+            let ask = Ask::of(Operation::Repository, attempt);
+            self.request(target, &token, ask, async |token| {
+                self.client.repository(&token, &target.repo).await
+            })
+            .await
         };
         self.caller.retrying(&self.policy, &target.patience, attempt).await
     }
 
     async fn identity(&self, target: &Target) -> Result<Identity, CallError> {
-        let attempt = async |attempt: Attempt| {
+        let attempt = async |attempt: Try| {
             let token = self.token(target, attempt.refresh).await?;
             if let Some(identity) = self.client.identity_at_hand(&token) {
                 return Ok(Ok(identity));
             }
-            self.request(target, &token, async |token| self.client.identity(&token).await).await
+            let ask = Ask::of(Operation::User, attempt);
+            self.request(target, &token, ask, async |token| self.client.identity(&token).await).await
         };
         self.caller.retrying(&self.policy, &target.patience, attempt).await
     }
@@ -318,13 +342,14 @@ impl Calls {
     /// is not ours: the author is compared too, where GitHub tells who we are.
     async fn ensure_comment(&self, ensure: &EnsureComment) -> Result<Comment, CallError> {
         let EnsureComment { target, issue, marker, body, look_first } = ensure;
-        let attempt = async |attempt: Attempt| {
+        let attempt = async |attempt: Try| {
             let token = self.token(target, attempt.refresh).await?;
             if *look_first || attempt.verify {
                 self.let_it_show(target).await?;
                 let author = self.identity(target).await?.login;
+                let find = Ask::of(Operation::FindComment, attempt);
                 let found = self
-                    .request(target, &token, async |token| {
+                    .request(target, &token, find, async |token| {
                         self.client
                             .find_comment(&token, &target.repo, *issue, marker, author.as_deref())
                             .await
@@ -336,7 +361,8 @@ impl Calls {
                     Err(failure) => return Ok(Err(failure)),
                 }
             }
-            self.write(target, &token, async |token| {
+            let ask = Ask::of(Operation::CreateComment, attempt);
+            self.write(target, &token, ask, async |token| {
                 self.client.create_comment(&token, &target.repo, *issue, body).await
             })
             .await
@@ -347,9 +373,10 @@ impl Calls {
     /// An edit says the same however often it is made: an unknown outcome is just repeated.
     async fn edit_comment(&self, edit: &EditComment) -> Result<(), CallError> {
         let EditComment { target, id, body } = edit;
-        let attempt = async |attempt: Attempt| {
+        let attempt = async |attempt: Try| {
             let token = self.token(target, attempt.refresh).await?;
-            self.write(target, &token, async |token| {
+            let ask = Ask::of(Operation::UpdateComment, attempt);
+            self.write(target, &token, ask, async |token| {
                 self.client.update_comment(&token, &target.repo, *id, body).await
             })
             .await
@@ -366,12 +393,13 @@ impl Calls {
             base: base.clone(),
             draft: false,
         };
-        let attempt = async |attempt: Attempt| {
+        let attempt = async |attempt: Try| {
             let token = self.token(target, attempt.refresh).await?;
             if *look_first || attempt.verify {
                 self.let_it_show(target).await?;
+                let find = Ask::of(Operation::FindPull, attempt);
                 let found = self
-                    .request(target, &token, async |token| {
+                    .request(target, &token, find, async |token| {
                         self.client.find_pull(&token, &target.repo, branch).await
                     })
                     .await?;
@@ -381,7 +409,8 @@ impl Calls {
                     Err(failure) => return Ok(Err(failure)),
                 }
             }
-            self.write(target, &token, async |token| {
+            let ask = Ask::of(Operation::CreatePull, attempt);
+            self.write(target, &token, ask, async |token| {
                 self.client.create_pull(&token, &target.repo, &new).await
             })
             .await

@@ -12,11 +12,11 @@ use steadfast_core::chat::{ModelAnswer, ModelRequest, Usage};
 use steadfast_core::failure::{FatalReason, Verdict};
 use steadfast_core::job::JobId;
 use steadfast_core::retry::RetryPolicy;
-use steadfast_llm::LlmClient;
+use steadfast_llm::{CHAT, LlmClient};
 
-use crate::accountant::{BudgetKey, EndpointId, Outlook, Permit};
+use crate::accountant::{BudgetKey, EndpointId, Need, Outlook, Permit};
 use crate::address::Metered;
-use crate::calls::{CallError, Caller, Order, Patience};
+use crate::calls::{CallError, Caller, Order, Patience, Try};
 use crate::supervisor::Lifeline;
 
 /// A wait that is no reason to go elsewhere: there the provider's prompt cache holds nothing of the job.
@@ -150,7 +150,8 @@ impl Calls {
         // Others may have been quicker since: whoever finds it so tries the next one.
         for choice in waits.iter().filter(|choice| choice.wait <= SOON) {
             let key = BudgetKey::Llm(choice.endpoint.id);
-            match self.hurried.permit(&key, tokens, complete.order, &complete.patience).await {
+            let need = Need { operation: CHAT, tokens, order: complete.order, is_retry: false };
+            match self.hurried.permit(&key, need, &complete.patience).await {
                 Ok(permit) => return Ok(Some((choice.endpoint, Some(permit)))),
                 Err(CallError::Park { .. }) => {}
                 Err(error) => return Err(error),
@@ -178,10 +179,13 @@ impl Calls {
         let key = BudgetKey::Llm(endpoint.id);
         let in_hand = Cell::new(permit);
         self.caller
-            .retrying(&self.policy, patience, async |_| {
+            .retrying(&self.policy, patience, async |Try { is_retry, .. }| {
                 let permit = match in_hand.take() {
                     Some(permit) => permit,
-                    None => self.caller.permit(&key, tokens, complete.order, patience).await?,
+                    None => {
+                        let need = Need { operation: CHAT, tokens, order: complete.order, is_retry };
+                        self.caller.permit(&key, need, patience).await?
+                    }
                 };
                 let exchange = async {
                     let exchange = endpoint.client.chat(request).await;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use steadfast_core::breaker::BreakerSettings;
 use steadfast_core::budget::LimitSettings;
 use steadfast_core::retry::RetryPolicy;
+use steadfast_core::retry_budget::RetryBudgetSettings;
 
 /// `[job]`: how many jobs run, how long they may wait, when they are given up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,11 +87,11 @@ pub struct MailboxSettings {
     pub job_mailbox: usize,
 }
 
-/// `[metrics]`: what the Reporter logs.
+/// `[metrics]`: what is logged of meters and budgets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsSettings {
-    /// Between two lines of each actor's meters.
+    /// Between two lines of each actor's meters, and of each budget that was used.
     #[serde(with = "humantime_serde")]
     pub log_interval: Duration,
 }
@@ -129,6 +130,8 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// `[breaker]`: of every provider.
     pub breaker: BreakerSettings,
+    /// `[retry_budget]`: of every provider.
+    pub retry_budget: RetryBudgetSettings,
     /// `llm.quota_recheck`: how long a gate that a person must open stays closed.
     pub credentials_recheck: Duration,
     /// `queue.lease`.

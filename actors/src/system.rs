@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::Settings;
-use crate::accountant::RateAccountant;
+use crate::accountant::{Depart, Fleetwide, RateAccountant};
 use crate::address::{Address, Binding, address};
 use crate::alerts::{Alarm, Alerts, Flush, Webhook};
 use crate::calls::Caller;
@@ -59,12 +59,16 @@ pub struct Deps {
     pub process: String,
 }
 
+/// Longest wait for the ledger to hear that this process stops.
+const DEPART: Duration = Duration::from_secs(2);
+
 /// The running system. Dropping it stops nothing: [`Running::drain`] does.
 pub struct Running {
     supervisor: Address<Supervisor>,
     poller: Address<QueuePoller>,
     jobs: Address<JobSupervisor>,
     alerts: Address<Alerts>,
+    accountant: Address<RateAccountant>,
     /// Becomes a reason when the process must end because of its actors.
     pub escalation: watch::Receiver<Escalation>,
     /// One meter an actor, as the Reporter logs them.
@@ -102,6 +106,11 @@ impl Running {
         let arrived = tokio::time::timeout(self.alert_timeout, self.alerts.send_if_alive(Flush)).await;
         if !matches!(arrived, Ok(Ok(()))) {
             tracing::warn!("drain: an alert may not have been told");
+        }
+        // Nobody of ours sends any more: another process may keep the budgets.
+        let departed = tokio::time::timeout(DEPART, self.accountant.send_if_alive(Depart)).await;
+        if !matches!(departed, Ok(Ok(()))) {
+            tracing::warn!("drain: budgets are not handed on; their leases will end");
         }
         if let Err(error) = self.supervisor.send_if_alive(Ending).await {
             tracing::warn!(%error, "drain: an actor was not there to be told");
@@ -183,11 +192,14 @@ pub fn start(deps: Deps) -> Running {
             }
         }),
         accountant.child(false, {
-            let (settings, me) = (Arc::clone(&settings), accountant.address.clone());
             let alarm = alarm.clone();
+            // Two of one name, in a container say, are still two.
+            let me = format!("{}#{:08x}", deps.process, rand::random::<u32>());
+            let fleet = Fleetwide { ledger: store.ledger(), me };
+            let (settings, me) = (Arc::clone(&settings), accountant.address.clone());
             move |lifeline| {
                 let accountant = RateAccountant::new(&settings, Arc::clone(&clock), me.clone(), lifeline);
-                accountant.alerting(alarm.clone())
+                accountant.alerting(alarm.clone()).sharing(fleet.clone())
             }
         }),
         llm.child(false, {
@@ -252,6 +264,7 @@ pub fn start(deps: Deps) -> Running {
         poller: poller.address,
         jobs: jobs.address,
         alerts: alerts.address,
+        accountant: accountant.address,
         escalation,
         meters,
         polling,

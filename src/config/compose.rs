@@ -53,8 +53,8 @@ pub struct Config {
     pub http: steadfast_http::Settings,
     /// `[agent]`; the model's properties in it come from `[llm]`.
     pub agent: AgentSettings,
-    /// `[job]`, `[supervisor]`, `[actors]`, `[alerts]`, `[metrics]`, `[breaker]`, and every layer's retry and
-    /// limits.
+    /// `[job]`, `[supervisor]`, `[actors]`, `[alerts]`, `[metrics]`, `[breaker]`, `[retry_budget]`, and
+    /// every layer's retry and limits.
     pub actors: steadfast_actors::Settings,
     /// `[log]`.
     pub log: LogSettings,
@@ -123,6 +123,7 @@ impl Config {
             actors: take(&mut values, "actors")?,
             metrics: take(&mut values, "metrics")?,
             breaker: take(&mut values, "breaker")?,
+            retry_budget: take(&mut values, "retry_budget")?,
             credentials_recheck: llm.quota_recheck,
             lease: queue.lease,
             store_retry,

@@ -258,6 +258,9 @@ pub struct StormyStore {
 
 #[async_trait]
 impl Store for StormyStore {
+    fn ledger(&self) -> Arc<dyn steadfast_store::Ledger> {
+        self.inner.ledger()
+    }
     async fn submit(&self, job: &Job) -> Result<Admission> {
         self.line.store(None, self.inner.submit(job)).await
     }

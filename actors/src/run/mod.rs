@@ -30,7 +30,7 @@ use url::Url;
 use crate::accountant::millis;
 use crate::address::Address;
 use crate::alerts::Alarm;
-use crate::calls::{CallError, Caller};
+use crate::calls::{CallError, Caller, Order};
 use crate::github::{Enter, Github, Leave, Target};
 use crate::llm::{Answered, Complete, Llm};
 use crate::meter::Meter;
@@ -339,7 +339,7 @@ impl Run {
         let turn = self.agent.spend().turns + 1;
         let complete = Complete {
             job: self.job.id.clone(),
-            order: self.claim.admitted_at,
+            order: self.order(),
             patience: self.stop.patience(),
             prefers: self.endpoint.clone(),
             request,
@@ -402,12 +402,17 @@ impl Run {
         self.journal(finished, patch.as_deref()).await
     }
 
+    /// The job's place among those that wait for permits.
+    fn order(&self) -> Order {
+        Order { priority: 0, admitted: self.claim.admitted_at }
+    }
+
     /// The repository, as its actor's messages name it.
     fn target(&self) -> Target {
         Target {
             repo: Repo { owner: self.job.repo_owner.clone(), name: self.job.repo_name.clone() },
             installation: self.job.installation_id,
-            order: self.claim.admitted_at,
+            order: self.order(),
             patience: self.stop.patience(),
         }
     }

@@ -5,11 +5,10 @@ use steadfast_agent::workspace::{OpenSpec, Published, Workspace};
 use steadfast_core::failure::Failure;
 use steadfast_core::headers::Observed;
 use steadfast_core::journal::Event;
-use steadfast_core::retry::Attempt;
 
 use super::{Outcome, Run};
-use crate::accountant::BudgetKey;
-use crate::calls::CallError;
+use crate::accountant::{BudgetKey, Need};
+use crate::calls::{CallError, Try};
 use crate::github::{Describe, GetToken};
 
 impl Run {
@@ -72,7 +71,7 @@ impl Run {
         patch: Vec<u8>,
     ) -> Result<Workspace, CallError> {
         let remote = self.remote();
-        self.with_token(|token| {
+        self.with_token("fetch", |token| {
             let spec = OpenSpec {
                 job: self.job.id.clone(),
                 remote: remote.clone(),
@@ -90,22 +89,25 @@ impl Run {
         let (Some(workspace), Some(identity)) = (&self.workspace, &self.identity) else {
             return Err(CallError::Stopped);
         };
-        self.with_token(|token| workspace.publish(branch, message, identity, token)).await
+        self.with_token("push", |token| workspace.publish(branch, message, identity, token)).await
     }
 
     /// Layer 2 around a git operation, each try with a token that is fresh and a permit: while the
     /// remote fails, the job parks and no run is spent on it.
-    async fn with_token<T, F>(&self, git: impl Fn(Option<SecretString>) -> F) -> Result<T, CallError>
+    async fn with_token<T, F>(
+        &self,
+        operation: &'static str,
+        git: impl Fn(Option<SecretString>) -> F,
+    ) -> Result<T, CallError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let patience = self.stop.patience();
         let policy = &self.deps.settings.github_retry;
-        let attempt = async |attempt: Attempt| {
-            let refresh = attempt.refresh;
+        let attempt = async |Try { refresh, is_retry, .. }| {
             let token = self.deps.github.send(GetToken { target: self.target(), refresh }).await??;
-            let order = self.claim.admitted_at;
-            let permit = self.deps.caller.permit(&BudgetKey::Git, 0, order, &patience).await?;
+            let need = Need { operation, tokens: 0, order: self.order(), is_retry };
+            let permit = self.deps.caller.permit(&BudgetKey::Git, need, &patience).await?;
             let run = async { (git(Some(token)).await, Observed::default()) };
             self.deps.caller.exchange(permit, &patience, run, |_| None).await
         };

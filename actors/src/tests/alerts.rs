@@ -18,9 +18,10 @@ use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use tokio::time::Instant;
 
 use super::{PausedClock, paused, settings};
-use crate::accountant::{Acquire, BudgetKey, EndpointId, RateAccountant};
+use crate::accountant::{Acquire, BudgetKey, End, EndpointId, Need, RateAccountant};
 use crate::address::{Address, address};
 use crate::alerts::{Alarm, Alert, AlertKind, Alerts, Flush, UnusableWebhook, Webhook};
+use crate::calls::Order;
 use crate::meter::Meter;
 use crate::settings::EndpointBudget;
 use crate::supervisor::Lifeline;
@@ -214,8 +215,10 @@ fn the_accountant_tells_of_doors_that_a_person_must_open_and_of_breakers() {
             RateAccountant::new(&settings, clock.clone(), accountant.clone(), Lifeline::new(0, nobody));
         binding.bind(actor.alerting(Alarm(alerts.clone())).start());
         let meets = async |key: BudgetKey, verdict: Verdict, status: u16| {
-            let (order, patience) = (Timestamp::from_secs(1), Duration::from_secs(60));
-            let permit = accountant.send(Acquire { key, tokens: 1, order, patience }).await.unwrap().unwrap();
+            let order = Order { priority: 0, admitted: Timestamp::from_secs(1) };
+            let need = Need { operation: "chat", tokens: 1, order, is_retry: false };
+            let acquire = Acquire { key, need, patience: Duration::from_secs(60) };
+            let permit = accountant.send(acquire).await.unwrap().permit().await.unwrap().unwrap();
             let failure = Failure {
                 verdict,
                 provider: Provider::Llm,
@@ -226,7 +229,7 @@ fn the_accountant_tells_of_doors_that_a_person_must_open_and_of_breakers() {
                 maybe_charged: false,
                 unhealthy: status >= 500,
             };
-            permit.report(Observed::default(), None, Some(failure)).await;
+            permit.report(Observed::default(), End::Failed(failure)).await;
         };
         let [a, b] = [0, 1].map(|id| BudgetKey::Llm(EndpointId(id)));
         let wait = |reason| Verdict::WaitUntil { at: clock.now() + Duration::from_secs(50), reason };

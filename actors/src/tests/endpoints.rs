@@ -22,6 +22,7 @@ use super::{PausedClock, paused, settings};
 use crate::Settings;
 use crate::accountant::{BudgetKey, EndpointId, Outlook, RateAccountant};
 use crate::address::{Address, address};
+use crate::calls::Order;
 use crate::calls::{CallError, Caller, Patience};
 use crate::llm::{Answered, Complete, Llm};
 use crate::meter::Meter;
@@ -131,7 +132,7 @@ impl Bench {
         };
         let complete = Complete {
             job: JobId::new("job").unwrap(),
-            order: Timestamp::from_secs(1),
+            order: Order { priority: 0, admitted: Timestamp::from_secs(1) },
             patience,
             prefers: prefers.map(str::to_owned),
             request,

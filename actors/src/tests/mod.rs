@@ -12,6 +12,7 @@ use std::time::Duration;
 use steadfast_core::breaker::BreakerSettings;
 use steadfast_core::budget::{LimitSettings, WindowKind};
 use steadfast_core::retry::RetryPolicy;
+use steadfast_core::retry_budget::RetryBudgetSettings;
 use steadfast_core::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
@@ -87,9 +88,12 @@ pub(crate) fn settings() -> Settings {
             window: secs(60),
             min_calls: 5,
             failure_rate: 0.5,
+            slow_after: secs(120),
+            slow_rate: 0.8,
             open: secs(30),
             open_max: secs(600),
         },
+        retry_budget: RetryBudgetSettings { share: 0.2, window: secs(60), floor: 10 },
         credentials_recheck: secs(900),
         lease: secs(30),
         store_retry: policy(1, 5),

@@ -15,4 +15,5 @@ pub mod headers;
 pub mod job;
 pub mod journal;
 pub mod retry;
+pub mod retry_budget;
 pub mod time;

@@ -384,7 +384,8 @@ impl Lane {
         let mut index = 0;
         while index < whole.len() {
             // A piece is wholly within the window, or wholly out of it.
-            let end = if index < returned { returned.min(index + piece) } else { whole.len().min(index + piece) };
+            let end =
+                if index < returned { returned.min(index + piece) } else { whole.len().min(index + piece) };
             let amount = whole.range(index..end).map(|(_, amount)| amount).sum();
             let last = whole.get(end - 1).map_or(Duration::ZERO, |(at, _)| *at);
             self.log.push_back((last, amount));

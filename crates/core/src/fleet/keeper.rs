@@ -130,7 +130,9 @@ impl Keeper {
     pub fn only(&mut self, now: Tick, present: &[String], me: &str) {
         self.peers.retain(|name, peer| {
             let runner = name.split_once('#').map_or(name.as_str(), |(runner, _)| runner);
-            name == me || peer.heard + HEARD > now || present.iter().any(|there| there == runner)
+            name == me
+                || peer.heard + HEARD > now
+                || present.iter().any(|there| there == runner || there == name)
         });
     }
 
@@ -206,10 +208,11 @@ impl Keeper {
         while count < MOST_PERMITS {
             let shut = ahead.is_shut();
             // A probe is for who surely has something to send: the keeper knows that of itself.
-            let chosen = rows
-                .iter_mut()
-                .filter(|row| row.left > 0)
-                .min_by(|a, b| (shut && b.mine, a.pass).partial_cmp(&(shut && a.mine, b.pass)).unwrap_or(std::cmp::Ordering::Equal));
+            let chosen = rows.iter_mut().filter(|row| row.left > 0).min_by(|a, b| {
+                (shut && b.mine, a.pass)
+                    .partial_cmp(&(shut && a.mine, b.pass))
+                    .unwrap_or(std::cmp::Ordering::Equal)
+            });
             let Some(row) = chosen else { break };
             let wait = ahead.wait(at, row.tokens);
             let opens = at.saturating_add(wait);

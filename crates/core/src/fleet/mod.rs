@@ -146,6 +146,8 @@ pub struct Fleet {
     said_at: Tick,
     say_each: Duration,
     must_say: bool,
+    /// Whether there is a ledger.
+    shares: bool,
     observed: Option<(Tick, Observed)>,
     out: Vec<Act>,
 }
@@ -177,9 +179,18 @@ impl Fleet {
             said_at: Duration::ZERO,
             say_each: Duration::from_secs(5),
             must_say: false,
+            shares: true,
             observed: None,
             out: Vec::new(),
         }
+    }
+
+    /// A process that shares with nobody.
+    pub fn alone(settings: &LimitSettings, now: Tick) -> Self {
+        let keeper = Keeper::new(1, Budget::new(settings, now), now);
+        let flight = (settings.concurrency > 0).then_some(settings.concurrency);
+        let part = Part::Keeper;
+        Fleet { part, keeper: Some(Box::new(keeper)), flight, shares: false, ..Fleet::new(settings, "") }
     }
 
     /// What stands behind this process's permits.
@@ -433,7 +444,7 @@ impl Fleet {
         if !self.out.is_empty() {
             return Some(Duration::ZERO);
         }
-        if self.asking || (self.part == Part::Idle && self.jobs == 0) {
+        if self.asking || !self.shares || (self.part == Part::Idle && self.jobs == 0) {
             return None;
         }
         let mut due = self.due;
@@ -465,7 +476,7 @@ impl Fleet {
     /// What is to be done now.
     pub fn step(&mut self, now: Tick) -> Vec<Act> {
         let mut acts = std::mem::take(&mut self.out);
-        if self.asking {
+        if self.asking || !self.shares {
             return acts;
         }
         match self.part {
@@ -482,7 +493,10 @@ impl Fleet {
                 if now >= self.due && self.jobs > 0 {
                     // No plan came: the keeper is gone, or we are cut off.
                     acts.push(self.ask(0, LEASE, None));
-                } else if self.must_say || self.is_news() || (self.jobs > 0 && now >= self.said_at + self.say_each) {
+                } else if self.must_say
+                    || self.is_news()
+                    || (self.jobs > 0 && now >= self.said_at + self.say_each)
+                {
                     acts.push(self.say_want(now));
                 }
             }
@@ -575,7 +589,8 @@ impl Fleet {
 
     /// A part of a second, of each process its own: not all ask at once.
     fn jitter(&self) -> Duration {
-        let sum = self.me.bytes().fold(17_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let sum =
+            self.me.bytes().fold(17_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
         Duration::from_millis(sum % 1_000)
     }
 
@@ -606,7 +621,10 @@ impl Fleet {
         match self.part {
             Part::Adrift => {}
             Part::Keeper => {
-                let members = self.keeper.as_ref().map_or(1, |keeper| keeper.members().filter(|(_, jobs)| *jobs > 0).count());
+                let members = self
+                    .keeper
+                    .as_ref()
+                    .map_or(1, |keeper| keeper.members().filter(|(_, jobs)| *jobs > 0).count());
                 let last = self.keeper.as_ref().map(|keeper| Last {
                     members: u32::try_from(members.max(1)).unwrap_or(u32::MAX),
                     rate: keeper.budget.rate(),
@@ -614,7 +632,9 @@ impl Fleet {
                     opens: keeper.budget.window_ends(),
                 });
                 self.last = last.unwrap_or(self.last);
-                if self.last.members < 2 && let Some(keeper) = self.keeper.take() {
+                if self.last.members < 2
+                    && let Some(keeper) = self.keeper.take()
+                {
                     // Alone as far as is known: all of it is ours.
                     self.own = Some(Box::new(keeper.budget));
                 } else {
@@ -717,7 +737,8 @@ impl Fleet {
         self.counts_tokens = grants.tokens > 0;
         let most = grants.tokens as f64 * 8.0;
         let granted = (grants.tokens as f64 * grants.offsets.len() as f64).max(0.0);
-        self.pool = if self.counts_tokens { (self.pool.max(-most) + granted).min(most + granted) } else { 0.0 };
+        self.pool =
+            if self.counts_tokens { (self.pool.max(-most) + granted).min(most + granted) } else { 0.0 };
         for offset in &grants.offsets {
             let at = plan.at.saturating_add(Duration::from_micros(*offset));
             self.stock.push_back(Granted { at, until: plan.until });

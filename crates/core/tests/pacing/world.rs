@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-use steadfast_core::budget::least::{Limit, Work, makespan};
 use steadfast_core::budget::Outcome;
+use steadfast_core::budget::least::{Limit, Work, makespan};
 use steadfast_core::fleet::{self, Act, Fleet, Learned};
 
 use crate::scenario::Scenario;
@@ -286,7 +286,10 @@ impl World<'_> {
         if join {
             for process in 1..processes {
                 self.at(micros(4.0 * process as f64), Event::Join);
-                self.at(micros(self.scenario.fleet.leave_at + 2.0 * process as f64), Event::Leave { process });
+                self.at(
+                    micros(self.scenario.fleet.leave_at + 2.0 * process as f64),
+                    Event::Leave { process },
+                );
             }
         }
         if let Some((from, to)) = away {
@@ -558,8 +561,14 @@ impl World<'_> {
         self.run.ledger += 1;
         if std::env::var("DBG").is_ok() {
             match &act {
-                Act::Say(words) => eprintln!("{:.3} {index} {}", now as f64 / MICROS, String::from_utf8_lossy(words)),
-                Act::Keep { epoch, words, .. } => eprintln!("{:.3} {index} keep {epoch} {}", now as f64 / MICROS, String::from_utf8_lossy(words.as_deref().unwrap_or_default())),
+                Act::Say(words) => {
+                    eprintln!("{:.3} {index} {}", now as f64 / MICROS, String::from_utf8_lossy(words))
+                }
+                Act::Keep { epoch, words, .. } => eprintln!(
+                    "{:.3} {index} keep {epoch} {}",
+                    now as f64 / MICROS,
+                    String::from_utf8_lossy(words.as_deref().unwrap_or_default())
+                ),
             }
         }
         let away = self.ledger.away;
@@ -579,7 +588,8 @@ impl World<'_> {
             Act::Keep { epoch, lease, note, words } => {
                 let lease = micros(lease.as_secs_f64());
                 let free = self.ledger.keeper.is_none_or(|(_, _, until)| until <= now);
-                let ours = self.ledger.keeper.is_some_and(|(who, of, _)| (who, of) == (index, epoch) && epoch > 0);
+                let ours =
+                    self.ledger.keeper.is_some_and(|(who, of, _)| (who, of) == (index, epoch) && epoch > 0);
                 let answer = if away {
                     None
                 } else if free || ours {
@@ -592,7 +602,12 @@ impl World<'_> {
                     if let Some(words) = words {
                         say(self, words);
                     }
-                    Some(fleet::Answer { yours: true, epoch: self.ledger.epoch, note: taken, ..self.present(now) })
+                    Some(fleet::Answer {
+                        yours: true,
+                        epoch: self.ledger.epoch,
+                        note: taken,
+                        ..self.present(now)
+                    })
                 } else {
                     Some(fleet::Answer { yours: false, epoch: self.ledger.epoch, ..self.present(now) })
                 };
@@ -606,8 +621,13 @@ impl World<'_> {
     /// Who holds leases: a process that was killed holds them until they end.
     fn present(&self, now: u64) -> fleet::Answer {
         let dead = |index: usize| self.processes[index].jobs.is_empty();
-        let names = (0..self.processes.len()).filter(|index| !dead(*index)).map(|index| format!("runner-{index}"));
+        let names =
+            (0..self.processes.len()).filter(|index| !dead(*index)).map(|index| format!("runner-{index}"));
         let until = self.ledger.keeper.map_or(now, |(.., until)| until);
-        fleet::Answer { present: names.collect(), until: Duration::from_micros(until), ..fleet::Answer::default() }
+        fleet::Answer {
+            present: names.collect(),
+            until: Duration::from_micros(until),
+            ..fleet::Answer::default()
+        }
     }
 }

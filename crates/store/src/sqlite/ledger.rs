@@ -88,9 +88,8 @@ impl Ledger for SqliteLedger {
         let (budget, keep) = (budget.to_owned(), keep.clone());
         let op = move |conn: &Connection| {
             let now = now(conn)?;
-            let found = conn
-                .query_row("SELECT * FROM ledger WHERE budget = ?1", [&budget], entry)
-                .optional()?;
+            let found =
+                conn.query_row("SELECT * FROM ledger WHERE budget = ?1", [&budget], entry).optional()?;
             let mut entry = found.unwrap_or_default();
             let mut kept = entry.keep(&keep, now);
             if kept.yours {
@@ -115,8 +114,14 @@ impl Ledger for SqliteLedger {
     }
 
     async fn listen(&self, _member: &str) -> Result<Box<dyn Listener>> {
-        let mut ears = Ears { readers: self.readers.clone(), path: self.path.clone(), last: 0, heard: Vec::new() };
-        ears.last = ears.read(|conn| conn.query_row("SELECT coalesce(max(at), 0) FROM ledger_words", [], |row| row.get(0))).await?.unwrap_or(0);
+        let mut ears =
+            Ears { readers: self.readers.clone(), path: self.path.clone(), last: 0, heard: Vec::new() };
+        ears.last = ears
+            .read(|conn| {
+                conn.query_row("SELECT coalesce(max(at), 0) FROM ledger_words", [], |row| row.get(0))
+            })
+            .await?
+            .unwrap_or(0);
         Ok(Box::new(ears))
     }
 
@@ -127,7 +132,8 @@ impl Ledger for SqliteLedger {
                 return Ok(Vec::new());
             }
             let mut all = conn.prepare_cached("SELECT * FROM ledger ORDER BY budget LIMIT ?1")?;
-            let rows = all.query_map([most], |row| Ok(entry(row)?.noted(&row.get::<_, String>("budget")?)))?;
+            let rows =
+                all.query_map([most], |row| Ok(entry(row)?.noted(&row.get::<_, String>("budget")?)))?;
             rows.collect()
         };
         self.readers.run(move |conn| read(conn).map_err(|error| failure(&path, &error))).await
