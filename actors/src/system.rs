@@ -157,6 +157,9 @@ pub fn start(deps: Deps) -> Running {
 
     let settings = Arc::new(deps.settings);
     let (clock, store) = (deps.clock, deps.store);
+    // Two of one name, in two containers say, are still two.
+    let me = format!("{}#{:08x}", deps.process, rand::random::<u32>());
+    let fleet = Fleetwide { ledger: store.ledger(), me };
     let alarm = Alarm(alerts.address.clone());
     let persist = Persist::new(store, settings.store_retry.clone(), Arc::clone(&clock));
     let (polling, draining) = (CancellationToken::new(), CancellationToken::new());
@@ -193,9 +196,7 @@ pub fn start(deps: Deps) -> Running {
         }),
         accountant.child(false, {
             let alarm = alarm.clone();
-            // Two of one name, in a container say, are still two.
-            let me = format!("{}#{:08x}", deps.process, rand::random::<u32>());
-            let fleet = Fleetwide { ledger: store.ledger(), me };
+            let fleet = fleet.clone();
             let (settings, me) = (Arc::clone(&settings), accountant.address.clone());
             move |lifeline| {
                 let accountant = RateAccountant::new(&settings, Arc::clone(&clock), me.clone(), lifeline);
