@@ -2,6 +2,7 @@
 
 mod config;
 mod jobs;
+mod limits;
 mod print;
 mod submit;
 
@@ -21,6 +22,7 @@ Examples:
   steadfast                       run the worker until SIGTERM or Ctrl-C
   steadfast jobs list             what is queued, running, parked, ended
   steadfast jobs show 6f1c...     one job, step by step
+  steadfast limits                what the fleet knows of its rate limits
   steadfast config check          all that is wrong with the configuration, at once
 
 Exit codes:
@@ -53,6 +55,8 @@ enum Command {
     /// Look at jobs, or call them off.
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
+    /// What the fleet knows of its rate limits: used, waiting, gates, breakers.
+    Limits(limits::LimitsArgs),
     /// Check, show or document the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -64,7 +68,7 @@ pub fn main() -> Exit {
     let file = cli.config.as_deref();
     let command = match cli.command.unwrap_or(Command::Run) {
         Command::Config(command) => return config::run(&command, file),
-        command @ (Command::Run | Command::Submit(_) | Command::Jobs(_)) => command,
+        command @ (Command::Run | Command::Submit(_) | Command::Jobs(_) | Command::Limits(_)) => command,
     };
     let loaded = match crate::config::load(file) {
         Ok(loaded) => loaded,
@@ -109,6 +113,9 @@ fn dispatch(command: Command, loaded: Loaded, redactor: &Redactor) -> anyhow::Re
         }
         Command::Jobs(command) => {
             with_store(&loaded, redactor, async |store| jobs::run(&command, store).await)
+        }
+        Command::Limits(args) => {
+            with_store(&loaded, redactor, async |store| limits::run(&args, &*store).await)
         }
         Command::Config(_) => unreachable!("handled before the configuration is loaded"),
     }

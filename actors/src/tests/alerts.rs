@@ -245,7 +245,7 @@ fn the_accountant_tells_of_doors_that_a_person_must_open_and_of_breakers() {
             |one: &Value| ["event", "budget", "reason"].map(|key| one[key].as_str().unwrap().to_owned());
         let want = [
             ["gate_closed", "llm:b", "quota exhausted"],
-            ["gate_closed", "github:0", "credentials refused"],
+            ["gate_closed", "github:personal", "credentials refused"],
             ["breaker_opened", "llm:a", "unavailable"],
         ];
         assert_eq!(told.iter().map(news).collect::<Vec<_>>(), want);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod conformance;
+mod ledger;
 mod lost_replies;
 mod model;
 mod redis_specifics;
