@@ -17,6 +17,7 @@
 
 pub mod accountant;
 pub mod address;
+pub mod callers;
 pub mod calls;
 mod env;
 pub mod github;
