@@ -11,7 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## list these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: ## install what is missing: git, redis-server (tests), bubblewrap (the jail), a C compiler
@@ -34,6 +34,11 @@ setup: ## install what is missing: git, redis-server (tests), bubblewrap (the ja
 demo: setup ## show it at work against simulated APIs; ARGS='--jobs 20 --rpm 120', see ARGS=--help
 	@cargo build --workspace --bins
 	@$(TARGET)/debug/steadfast-demo $(ARGS)
+
+.PHONY: bench-limits
+bench-limits: ## jobs at rate limits, in simulated time, with plots; ARGS='--quick', '--json', '--only NAME'
+	@mkdir -p docs/plots
+	@cargo run --quiet --release -p steadfast-bench -- --plots docs/plots $(ARGS)
 
 .PHONY: build
 build: ## the release binary, target/release/steadfast

@@ -62,10 +62,10 @@ impl Random {
 
 /// One call as it will be, whoever sends it: the same under every policy.
 #[derive(Clone, Copy)]
-struct Call {
-    latency: f64,
-    actual: u64,
-    estimate: u64,
+pub struct Call {
+    pub latency: f64,
+    pub actual: u64,
+    pub estimate: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -144,7 +144,7 @@ fn micros(seconds: f64) -> u64 {
 }
 
 /// The calls of all jobs by a seed: 2 s each, half more or less; sizes from 100 to 10,000 tokens.
-fn calls(scenario: &Scenario, seed: u64) -> Vec<Vec<Call>> {
+pub fn calls(scenario: &Scenario, seed: u64) -> Vec<Vec<Call>> {
     let mut random = Random(seed ^ 0x5eed);
     let mut call = || {
         let actual = 100.0 * 100f64.powf(random.unit());

@@ -1,0 +1,128 @@
+//! How fast jobs get through rate limits: the real actors against a server with true limits, in
+//! simulated time, beside retrying clients and a pacer that sees everything.
+
+mod counted;
+mod naive;
+mod plot;
+mod process;
+mod remote;
+mod report;
+mod rows;
+mod run;
+#[path = "../../core/tests/pacing/scenario.rs"]
+mod scenario;
+#[path = "../../core/tests/pacing/server.rs"]
+mod server;
+#[cfg(test)]
+mod tests;
+#[path = "../../core/tests/pacing/world.rs"]
+#[expect(dead_code, reason = "also runs the budget without actors, which is not asked for here")]
+mod world;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Parser;
+
+use naive::Naive;
+use report::{Line, heading};
+use rows::{Fleet, Row};
+use run::{Least, Policy, measure};
+
+/// Measures jobs at rate limits, in simulated time.
+#[derive(Parser)]
+struct Args {
+    /// One JSON object a line in place of the table.
+    #[arg(long)]
+    json: bool,
+    /// A part of the rows that takes some minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Only the scenario of this name.
+    #[arg(long)]
+    only: Option<String>,
+    /// Only this many requests a minute.
+    #[arg(long)]
+    rpm: Option<u32>,
+    /// Only this many processes.
+    #[arg(long)]
+    processes: Option<usize>,
+    /// Only our own policy.
+    #[arg(long)]
+    ours: bool,
+    /// Where to write the plots; none are written without.
+    #[arg(long)]
+    plots: Option<PathBuf>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let wanted = |row: &Row| {
+        args.only.as_deref().is_none_or(|name| name == row.name)
+            && args.rpm.is_none_or(|rpm| f64::from(rpm) == row.scenario.rpm)
+            && args.processes.is_none_or(|processes| processes == row.fleet.processes())
+    };
+    let rows: Vec<Row> = rows::all(args.quick).into_iter().filter(wanted).collect();
+    anyhow::ensure!(!rows.is_empty(), "no row is like that; the names are in docs/pacing.md");
+    if !args.json {
+        println!("{}", heading());
+    }
+    for (number, row) in rows.iter().enumerate() {
+        let (at_once, processes) = (row.scenario.at_once, row.fleet.processes());
+        eprintln!("{}/{} {} {at_once} at once, {processes} processes", number + 1, rows.len(), row.name);
+        let least = Least::of(row);
+        for policy in policies(row, args.ours) {
+            let measured = measure(row, policy, &least)?;
+            let line = Line { row, policy, least: &least, measured: &measured };
+            println!("{}", if args.json { line.json().to_string() } else { line.text() });
+        }
+    }
+    match &args.plots {
+        Some(folder) => plots(folder),
+        None => Ok(()),
+    }
+}
+
+/// The others are measured once a scenario, beside the row of one process.
+fn policies(row: &Row, only_ours: bool) -> Vec<Policy> {
+    let others = [Policy::Naive(Naive::Seed), Policy::Naive(Naive::Sdk), Policy::Pacer];
+    let alone = row.fleet == Fleet::Steady(1) && !only_ours;
+    std::iter::once(Policy::Ours).chain(others.into_iter().filter(|_| alone)).collect()
+}
+
+/// Requests against the limit under three policies.
+fn plots(folder: &Path) -> anyhow::Result<()> {
+    for name in ["known-fixed", "blind-bucket"] {
+        let rows = rows::all(true);
+        let row = rows
+            .iter()
+            .find(|row| row.name == name && row.scenario.rpm == 600.0 && row.fleet == Fleet::Steady(1));
+        let row = row.with_context(|| format!("no row is called {name}"))?;
+        let least = Least::of(row);
+        let mut runs = Vec::new();
+        for policy in [Policy::Ours, Policy::Naive(Naive::Seed), Policy::Pacer] {
+            runs.push((policy, measure(row, policy, &least)?));
+        }
+        let panels: Vec<_> = runs
+            .iter()
+            .map(|(policy, measured)| plot::Panel {
+                title: format!(
+                    "{}: {} of {} jobs done, {:.1} % refused",
+                    policy.name(),
+                    measured.done,
+                    row.scenario.jobs,
+                    measured.share_429() * 100.0
+                ),
+                trace: &measured.trace,
+            })
+            .collect();
+        let title =
+            format!("{name}: {} requests a minute, {} jobs at once", row.scenario.rpm, row.scenario.at_once);
+        let span = runs.iter().map(|(_, measured)| measured.makespan).fold(60.0, f64::max);
+        let picture = plot::svg(&title, &panels, row.scenario.rpm / 60.0, span.min(3.0 * least.bound));
+        let path = folder.join(format!("{name}.svg"));
+        std::fs::write(&path, picture).with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("wrote {}", path.display());
+    }
+    Ok(())
+}
