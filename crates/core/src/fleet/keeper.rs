@@ -138,13 +138,13 @@ impl Keeper {
 
     /// Takes from the budget what was dealt for instants that have come.
     pub fn commit(&mut self, now: Tick) {
-        while let Some(dealt) = self.pending.pop_front_if(|dealt| dealt.at <= now) {
+        while let Some(dealt) = pop_due(&mut self.pending, now) {
             // Asking is what lets a window's count shut the door.
             self.budget.wait(dealt.at, dealt.tokens);
             self.budget.take(dealt.at, dealt.tokens);
             self.unsettled.push_back(dealt);
         }
-        while let Some(dealt) = self.unsettled.pop_front_if(|dealt| dealt.at + NO_NEWS <= now) {
+        while let Some(dealt) = pop_due(&mut self.unsettled, now.saturating_sub(NO_NEWS)) {
             self.budget.done(now, dealt.at, dealt.tokens, None, Outcome::Accepted);
         }
     }
@@ -344,4 +344,8 @@ struct Row {
     left: u32,
     pass: f64,
     offsets: Vec<u64>,
+}
+
+fn pop_due(line: &mut VecDeque<Dealt>, now: Tick) -> Option<Dealt> {
+    line.front().is_some_and(|dealt| dealt.at <= now).then(|| line.pop_front()).flatten()
 }
