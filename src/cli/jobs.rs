@@ -1,15 +1,16 @@
-//! `steadfast jobs`: list, show, cancel.
+//! `steadfast jobs`: list, show, export, cancel.
+
+mod read;
+mod story;
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
-use steadfast_core::effect::EffectOutcome;
+use steadfast_agent::settings::AgentSettings;
 use steadfast_core::job::JobId;
-use steadfast_core::journal::{Event, Step};
-use steadfast_store::{Cancellation, Inspection, State, Store};
+use steadfast_store::{Cancellation, Inspection, Replay, State, Store, StoreError};
 
 use super::print;
 use crate::exit::Exit;
@@ -29,13 +30,19 @@ pub(super) enum JobsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Show one job: where it is, what it has been through, and its steps.
+    /// Show one job: where it is, what it has been through, and its story step by step.
     Show {
         /// The job.
         id: String,
         /// Print one JSON object, with the steps whole.
         #[arg(long)]
         json: bool,
+    },
+    /// Write a job's whole journal as JSON lines, one a step. What can be read is written even if
+    /// some steps cannot: then the exit code is 1 and the message says which.
+    Export {
+        /// The job.
+        id: String,
     },
     /// Call jobs off. One that runs ends at its next step; what it published stays.
     Cancel {
@@ -67,12 +74,17 @@ impl From<StateArg> for State {
     }
 }
 
-pub(super) async fn run(command: &JobsCommand, store: Arc<dyn Store>) -> anyhow::Result<Exit> {
+pub(super) async fn run(
+    command: &JobsCommand,
+    store: Arc<dyn Store>,
+    agent: &AgentSettings,
+) -> anyhow::Result<Exit> {
     match command {
         JobsCommand::List { state, most, json } => {
             list(&*store, state.map(State::from), usize::from(*most), *json).await
         }
-        JobsCommand::Show { id, json } => show(&*store, &JobId::new(id)?, *json).await,
+        JobsCommand::Show { id, json } => show(&*store, &JobId::new(id)?, *json, agent).await,
+        JobsCommand::Export { id } => export(&*store, &JobId::new(id)?).await,
         JobsCommand::Cancel { ids, json } => cancel(&*store, ids, *json).await,
     }
 }
@@ -115,27 +127,18 @@ async fn list(store: &dyn Store, state: Option<State>, most: usize, json: bool) 
     }))
 }
 
-async fn show(store: &dyn Store, id: &JobId, json: bool) -> anyhow::Result<Exit> {
-    let Some(job) = store.inspect(id).await? else {
-        eprintln!(
-            "steadfast: no job {id}: it was never submitted to this queue, or ended longer than queue.keep_ended ago"
-        );
-        return Ok(Exit::Failed);
-    };
-    let replay = store.replay(id).await?;
-    let steps: Vec<_> = replay.steps.iter().map(|bytes| Step::decode(bytes)).collect();
+async fn show(store: &dyn Store, id: &JobId, json: bool, agent: &AgentSettings) -> anyhow::Result<Exit> {
+    let Some((job, replay, lost)) = found(store, id).await? else { return Ok(Exit::Failed) };
+    let steps = read::all(&replay.steps);
+    let totals = story::Totals::of(&steps, agent);
+    let complaint = lost.or_else(|| read::complaint(&steps, job.counts.steps));
     if json {
-        let steps: Vec<Value> = steps
-            .iter()
-            .map(|step| match step {
-                Ok(step) => serde_json::to_value(step).context("a step as JSON"),
-                Err(error) => Ok(json!({ "unreadable": error.to_string() })),
-            })
-            .collect::<anyhow::Result<_>>()?;
         let mut whole = as_json(&job);
         whole["job"] = serde_json::to_value(&job.job)?;
         whole["patchBytes"] = json!(replay.patch.len());
-        whole["steps"] = Value::Array(steps);
+        whole["totals"] = totals.as_json();
+        whole["steps"] = steps.iter().map(read::Read::whole).collect::<Result<_, _>>()?;
+        whole["journalProblem"] = json!(complaint);
         return Ok(print::all(&format!("{whole}\n")));
     }
     let mut out = String::new();
@@ -168,23 +171,50 @@ async fn show(store: &dyn Store, id: &JobId, json: bool) -> anyhow::Result<Exit>
         row(name, value);
     }
     if !steps.is_empty() {
+        row("in its steps", &totals.sentence());
         out.push('\n');
+        out.push_str(&story::told(&steps, agent));
     }
-    for (position, step) in steps.iter().enumerate() {
-        match step {
-            Ok(step) => {
-                let line = print::line(&detail(&step.event), 100);
-                out.push_str(&format!(
-                    "{:>4}  {}  {:<16} {line}\n",
-                    position + 1,
-                    step.at,
-                    step.event.kind()
-                ));
-            }
-            Err(error) => out.push_str(&format!("{:>4}  {error}\n", position + 1)),
-        }
+    if let Some(complaint) = complaint {
+        out.push_str(&format!("\nits journal: {}\n", print::line(&complaint, 500)));
     }
     Ok(print::all(&out))
+}
+
+async fn export(store: &dyn Store, id: &JobId) -> anyhow::Result<Exit> {
+    let Some((job, replay, lost)) = found(store, id).await? else { return Ok(Exit::Failed) };
+    let steps = read::all(&replay.steps);
+    for step in &steps {
+        print::all(&format!("{}\n", step.as_json()?));
+    }
+    let Some(complaint) = lost.or_else(|| read::complaint(&steps, job.counts.steps)) else {
+        return Ok(Exit::Done);
+    };
+    eprintln!("steadfast: job {id}: {}", print::line(&complaint, 500));
+    Ok(Exit::Failed)
+}
+
+/// A job and its journal; where the store finds the journal damaged, why, and no steps.
+async fn found(
+    store: &dyn Store,
+    id: &JobId,
+) -> anyhow::Result<Option<(Inspection, Replay, Option<String>)>> {
+    let Some(job) = store.inspect(id).await? else {
+        eprintln!(
+            "steadfast: no job {id}: it was never submitted to this queue, or ended longer than queue.keep_ended ago"
+        );
+        return Ok(None);
+    };
+    match store.replay(id).await {
+        Ok(replay) => Ok(Some((job, replay, None))),
+        Err(StoreError::Corrupt(why)) => Ok(Some((job, Replay::default(), Some(why)))),
+        Err(
+            error @ (StoreError::LeaseLost { .. }
+            | StoreError::Unavailable(_)
+            | StoreError::Unusable(_)
+            | StoreError::TooLarge { .. }),
+        ) => Err(error.into()),
+    }
 }
 
 async fn cancel(store: &dyn Store, ids: &[String], json: bool) -> anyhow::Result<Exit> {
@@ -263,41 +293,4 @@ fn as_json(job: &Inspection) -> Value {
         },
         "status": status,
     })
-}
-
-/// A step in a line.
-fn detail(event: &Event) -> String {
-    match event {
-        Event::Started { base_commit, base_branch, .. } => format!("{base_branch} at {base_commit}"),
-        Event::ModelAnswered { answer, endpoint } => {
-            let by = endpoint.as_ref().map(|name| format!("{name} ")).unwrap_or_default() + &answer.model;
-            let tokens =
-                answer.usage.map(|usage| format!("{} tokens of ", usage.total())).unwrap_or_default();
-            let calls: Vec<_> = answer.tool_calls.iter().map(|call| call.name.as_str()).collect();
-            let said = answer.content.as_deref().unwrap_or("");
-            if calls.is_empty() {
-                format!("{tokens}{by}: {said}")
-            } else {
-                format!("{tokens}{by}: {} {said}", calls.join(", "))
-            }
-        }
-        Event::ContextTooLong | Event::NothingToPublish => String::new(),
-        Event::ToolStarted { call_id } => call_id.clone(),
-        Event::ToolFinished { output, is_error, .. } => {
-            if *is_error {
-                format!("error: {output}")
-            } else {
-                output.clone()
-            }
-        }
-        Event::EffectAnnounced { key } => key.name(),
-        Event::EffectConfirmed { key, outcome } => match outcome {
-            EffectOutcome::Comment { url, .. } | EffectOutcome::PullRequest { url, .. } => {
-                format!("{} {url}", key.name())
-            }
-            EffectOutcome::Branch { name, sha } => format!("{} {name} at {sha}", key.name()),
-        },
-        Event::ChangeRefused { why } => why.clone(),
-        Event::Ended { end } => format!("{}: {}", end.status.as_str(), end.summary),
-    }
 }

@@ -111,9 +111,9 @@ fn dispatch(command: Command, loaded: Loaded, redactor: &Redactor) -> anyhow::Re
             let jobs = args.jobs(&loaded)?;
             with_store(&loaded, redactor, async |store| submit::run(&args, &jobs, store).await)
         }
-        Command::Jobs(command) => {
-            with_store(&loaded, redactor, async |store| jobs::run(&command, store).await)
-        }
+        Command::Jobs(command) => with_store(&loaded, redactor, async |store| {
+            jobs::run(&command, store, &loaded.config.agent).await
+        }),
         Command::Limits(args) => {
             with_store(&loaded, redactor, async |store| limits::run(&args, &*store).await)
         }
