@@ -2,6 +2,7 @@
 
 mod accountant;
 mod actix_as_it_is;
+mod calls;
 mod supervisor;
 
 use std::future::Future;
