@@ -6,6 +6,7 @@ use actix::Message;
 use steadfast_core::failure::{Failure, GateReason, Provider};
 use steadfast_core::headers::Observed;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::RateAccountant;
 use super::account::{Answer, Ask, Sent};
@@ -130,9 +131,12 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some((accountant, leave)) = self.leave.take() {
-            // One for each ticket that exists. A permit that is in the answer drops itself.
-            accountant.tell_from_drop(leave);
+        let Some((accountant, leave)) = self.leave.take() else { return };
+        match self.answer.try_recv() {
+            // One for each ticket that exists.
+            Err(TryRecvError::Empty) => accountant.tell_from_drop(leave),
+            // A permit gives itself back, and an accountant that died keeps no places.
+            Ok(_) | Err(TryRecvError::Closed) => {}
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::calls::Order;
 use crate::meter::Meter;
 use crate::supervisor::Lifeline;
 
-fn accountant(change: impl FnOnce(&mut Settings)) -> Address<RateAccountant> {
+pub(super) fn accountant(change: impl FnOnce(&mut Settings)) -> Address<RateAccountant> {
     let mut settings = settings();
     settings.llm_spacing = Duration::ZERO;
     change(&mut settings);
@@ -70,7 +70,7 @@ async fn waiting(accountant: &Address<RateAccountant>) -> usize {
     budgets.iter().find(|budget| budget.budget == "llm").map_or(0, |budget| budget.waiting)
 }
 
-fn failure(verdict: Verdict, status: u16, unhealthy: bool) -> Failure {
+pub(super) fn failure(verdict: Verdict, status: u16, unhealthy: bool) -> Failure {
     Failure {
         verdict,
         provider: Provider::Llm,

@@ -3,6 +3,7 @@
 mod accountant;
 mod actix_as_it_is;
 mod alerts;
+mod calls;
 mod endpoints;
 mod supervisor;
 

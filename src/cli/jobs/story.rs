@@ -154,7 +154,8 @@ fn human(duration: Duration) -> String {
 fn detail(event: &Event, calls: &HashMap<&str, &str>, settings: &AgentSettings) -> String {
     match event {
         Event::Started { base_commit, base_branch, .. } => format!("{base_branch} at {base_commit}"),
-        Event::ModelAnswered { answer, .. } => {
+        Event::ModelAnswered { answer, endpoint } => {
+            let by = endpoint.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
             let tokens = answer.usage.map(|usage| format!("{} tokens", usage.total()));
             let cost =
                 cost(answer, settings).filter(|cost| *cost > 0.0).map(|cost| format!("cost {cost:.4}"));
@@ -163,9 +164,9 @@ fn detail(event: &Event, calls: &HashMap<&str, &str>, settings: &AgentSettings) 
             let names: Vec<_> = answer.tool_calls.iter().map(|call| call.name.as_str()).collect();
             let said = answer.content.as_deref().unwrap_or("");
             if names.is_empty() {
-                format!("{paid}{said}")
+                format!("{by}{paid}{said}")
             } else {
-                format!("{paid}{} {said}", names.join(", "))
+                format!("{by}{paid}{} {said}", names.join(", "))
             }
         }
         Event::ContextTooLong | Event::NothingToPublish => String::new(),

@@ -1,1 +1,208 @@
-//! placeholder
+//! A few processes and a ledger that the test plays itself.
+
+use std::time::Duration;
+
+use super::{Act, Answer, Fleet, Part};
+use crate::budget::{LimitSettings, Outcome, Tick, WindowKind};
+use crate::failure::GateReason;
+
+const START: Tick = Duration::from_secs(1_760_000_000);
+
+fn limits() -> LimitSettings {
+    LimitSettings {
+        requests_per_minute: 600,
+        tokens_per_minute: 0,
+        concurrency: 0,
+        window: WindowKind::Bucket,
+        burst: 10,
+    }
+}
+
+fn at(seconds: f64) -> Tick {
+    START + Duration::from_secs_f64(seconds)
+}
+
+fn granted(epoch: u64) -> Answer {
+    Answer { yours: true, epoch, until: at(1_000.0), ..Answer::default() }
+}
+
+/// What is said among the acts.
+fn words(acts: &[Act]) -> Vec<Vec<u8>> {
+    let said = |act: &Act| match act {
+        Act::Say(words) => Some(words.clone()),
+        Act::Keep { words, .. } => words.clone(),
+    };
+    acts.iter().filter_map(said).collect()
+}
+
+/// A keeper and a member that know of each other, each with a caller.
+fn two() -> (Fleet, Fleet) {
+    let (mut keeper, mut member) = (Fleet::new(&limits(), "a#1"), Fleet::new(&limits(), "b#1"));
+    for fleet in [&mut keeper, &mut member] {
+        fleet.need(at(0.0), 1, 0.0);
+        assert!(matches!(fleet.step(at(0.0)).as_slice(), [Act::Keep { epoch: 0, .. }]));
+    }
+    keeper.kept(at(0.0), granted(1));
+    member.kept(at(0.0), Answer { yours: false, epoch: 1, until: at(20.0), ..Answer::default() });
+    for want in words(&member.step(at(0.0))) {
+        keeper.hear(at(0.0), &want);
+    }
+    pass_on(&mut keeper, &mut member, at(0.001));
+    (keeper, member)
+}
+
+/// The keeper's words reach the member, and the ledger says yes.
+fn pass_on(keeper: &mut Fleet, member: &mut Fleet, now: Tick) {
+    for _ in 0..3 {
+        for plan in words(&keeper.step(now)) {
+            member.hear(now, &plan);
+        }
+        keeper.kept(now, granted(1));
+    }
+}
+
+/// Sends all that may be sent until `end`; the instants.
+fn send_all(fleet: &mut Fleet, from: f64, end: f64) -> Vec<f64> {
+    let mut sent = Vec::new();
+    let mut now = at(from);
+    loop {
+        let wait = fleet.wait(now, 1);
+        if wait == Duration::MAX || now + wait > at(end) {
+            return sent;
+        }
+        now += wait;
+        if wait.is_zero() {
+            let permit = fleet.take(now, 1);
+            fleet.done(now, permit, now, 1, None, Outcome::Accepted);
+            sent.push((now - START).as_secs_f64());
+        }
+    }
+}
+
+#[test]
+fn a_process_alone_is_its_keeper_and_paces_as_the_budget_does() {
+    let mut fleet = Fleet::new(&limits(), "a#1");
+    assert_eq!(fleet.wait(at(0.0), 1), Duration::MAX, "nothing is sent before the ledger was asked");
+    fleet.need(at(0.0), 5, 0.0);
+    fleet.step(at(0.0));
+    fleet.kept(at(0.0), granted(1));
+    assert_eq!(fleet.part(), Part::Keeper);
+    let sent = send_all(&mut fleet, 0.0, 10.0).len();
+    assert!((105..=110).contains(&sent), "{sent} in 10 s at 10 a second and 10 at once");
+}
+
+#[test]
+fn two_share_and_together_never_exceed_the_limit() {
+    let (mut keeper, mut member) = two();
+    let (mut ours, mut theirs) = (0, 0);
+    for tenth in 0..300 {
+        let now = f64::from(tenth) / 10.0;
+        for fleet in [&mut keeper, &mut member] {
+            fleet.need(at(now), 10, 0.0);
+        }
+        for want in words(&member.step(at(now))) {
+            keeper.hear(at(now), &want);
+        }
+        pass_on(&mut keeper, &mut member, at(now));
+        ours += send_all(&mut keeper, now, now + 0.099).len();
+        theirs += send_all(&mut member, now, now + 0.099).len();
+        let most = now.mul_add(10.0, 12.0);
+        assert!(f64::from(u32::try_from(ours + theirs).unwrap()) <= most + 1.0, "{ours} + {theirs} by {now}");
+    }
+    assert!(ours + theirs >= 285, "{ours} + {theirs} of 310");
+    assert!(ours.abs_diff(theirs) <= 40, "{ours} and {theirs}");
+}
+
+#[test]
+fn a_gate_that_one_meets_is_shut_for_all() {
+    let (mut keeper, mut member) = two();
+    let until = at(50.0);
+    member.close(at(0.5), until, GateReason::Quota);
+    assert_eq!(member.gate(at(0.6)).map(|gate| gate.reason), Some(GateReason::Quota));
+    for met in words(&member.step(at(0.5))) {
+        keeper.hear(at(0.5), &met);
+    }
+    assert_eq!(keeper.gate(at(0.6)).map(|gate| gate.until), Some(until));
+    assert!(keeper.wait(at(0.6), 1) >= Duration::from_secs(40));
+}
+
+#[test]
+fn a_keeper_that_fell_silent_is_followed() {
+    let (_gone, mut member) = two();
+    member.need(at(30.0), 1, 0.0);
+    let acts = member.step(at(30.0));
+    assert!(matches!(acts.as_slice(), [Act::Keep { epoch: 0, .. }]), "{acts:?}");
+    member.kept(at(30.0), granted(2));
+    assert_eq!(member.part(), Part::Keeper);
+    assert_eq!(member.wait(at(31.0), 1), Duration::ZERO);
+}
+
+#[test]
+fn without_a_ledger_each_goes_on_with_its_part() {
+    let (mut keeper, mut member) = two();
+    pass_on(&mut keeper, &mut member, at(1.0));
+    let sent: usize = [&mut keeper, &mut member]
+        .into_iter()
+        .map(|fleet| {
+            fleet.away(at(2.0));
+            assert_eq!(fleet.part(), Part::Adrift);
+            send_all(fleet, 2.0, 62.0).len()
+        })
+        .sum();
+    assert!((540..=602).contains(&sent), "{sent} in a minute at 600");
+}
+
+#[test]
+fn an_old_keepers_plan_counts_no_more() {
+    let (mut keeper, mut member) = two();
+    member.kept(at(1.0), Answer { yours: false, epoch: 7, until: at(20.0), ..Answer::default() });
+    let before = send_all(&mut member, 1.0, 1.1).len();
+    keeper.need(at(5.0), 1, 0.0);
+    let plans = words(&keeper.step(at(5.0)));
+    assert!(!plans.is_empty());
+    for plan in plans {
+        member.hear(at(5.0), &plan);
+    }
+    assert_eq!(send_all(&mut member, 60.0, 61.0).len(), 0, "after {before}");
+}
+
+#[test]
+fn garbage_on_the_channel_is_passed_over() {
+    let (_, mut member) = two();
+    let before = member.part();
+    for garbage in [b"".as_slice(), b"{}", b"\xff\xfe", b"{\"word\":\"plan\",\"epoch\":-1}", b"[]"] {
+        member.hear(at(1.0), garbage);
+    }
+    assert_eq!(member.part(), before);
+}
+
+#[test]
+fn who_leaves_frees_the_keepership() {
+    let (mut keeper, _) = two();
+    assert!(matches!(keeper.leave().as_slice(), [Act::Keep { lease: Duration::ZERO, .. }]));
+}
+
+#[test]
+fn a_note_is_read_back_unless_the_configuration_changed() {
+    let mut first = Fleet::new(&LimitSettings::UNKNOWN, "a#1");
+    first.need(at(0.0), 1, 0.0);
+    first.step(at(0.0));
+    first.kept(at(0.0), granted(1));
+    send_all(&mut first, 0.0, 2.0);
+    first.need(at(20.0), 1, 0.0);
+    let note = first.step(at(20.0)).into_iter().find_map(|act| match act {
+        Act::Keep { note, .. } => note,
+        Act::Say(_) => None,
+    });
+    let text = serde_json::to_string(&note.unwrap()).unwrap();
+    let note = || serde_json::from_str(&text).ok();
+    for settings in [LimitSettings::UNKNOWN, limits()] {
+        let mut next = Fleet::new(&settings, "b#1");
+        next.need(at(21.0), 1, 0.0);
+        next.step(at(21.0));
+        next.kept(at(21.0), Answer { note: note(), ..granted(2) });
+        let known = settings == limits();
+        assert_eq!(next.request_limit().is_some(), known, "what config says counts, not the note");
+        assert_eq!(next.wait(at(30.0), 1), Duration::ZERO);
+    }
+}

@@ -68,7 +68,7 @@ pub struct Call {
     pub estimate: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrive { job: usize, sent: u64 },
     Answer { job: usize, index: usize },
@@ -559,18 +559,6 @@ impl World<'_> {
     /// The ledger, some milliseconds away.
     fn act(&mut self, index: usize, act: Act, now: u64) {
         self.run.ledger += 1;
-        if std::env::var("DBG").is_ok() {
-            match &act {
-                Act::Say(words) => {
-                    eprintln!("{:.3} {index} {}", now as f64 / MICROS, String::from_utf8_lossy(words))
-                }
-                Act::Keep { epoch, words, .. } => eprintln!(
-                    "{:.3} {index} keep {epoch} {}",
-                    now as f64 / MICROS,
-                    String::from_utf8_lossy(words.as_deref().unwrap_or_default())
-                ),
-            }
-        }
         let away = self.ledger.away;
         let say = |world: &mut Self, words: Vec<u8>| {
             world.said.push(words);
