@@ -13,7 +13,7 @@ use steadfast_store::Ledger;
 use tokio::time::Instant;
 
 use crate::Settings;
-use crate::accountant::{BudgetKey, Depart, EndpointId, Fleetwide, Outlook, RateAccountant};
+use crate::accountant::{BudgetKey, Depart, EndpointId, Fleetwide, Halt, Outlook, RateAccountant};
 use crate::address::{Address, Binding, address};
 use crate::calls::{CallError, Caller, Order};
 use crate::held::Held;
@@ -99,5 +99,12 @@ impl Callers {
     /// Drops even what is out.
     pub fn stop_now(&self) {
         self.stop.now(Reason::Drain);
+    }
+}
+
+impl Drop for Callers {
+    /// The process is dead: what it kept is left to the end of its lease.
+    fn drop(&mut self) {
+        self.accountant.tell_from_drop(Halt);
     }
 }

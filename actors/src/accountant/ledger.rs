@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Context, Handler, Message, ResponseFuture};
+use actix::{ActorContext, Context, Handler, Message, ResponseFuture};
 use serde::{Deserialize, Serialize};
 use steadfast_core::budget::Tick;
 use steadfast_core::fleet::{Act, Answer, Learned, Part};
@@ -78,6 +78,22 @@ pub(crate) struct Depart;
 
 impl Message for Depart {
     type Result = ();
+}
+
+/// The process ends without a word.
+pub(crate) struct Halt;
+
+impl Message for Halt {
+    type Result = ();
+}
+
+impl Handler<Metered<Halt>> for RateAccountant {
+    type Result = ();
+
+    fn handle(&mut self, message: Metered<Halt>, ctx: &mut Context<Self>) {
+        let (Halt, _handling) = message.open();
+        ctx.stop();
+    }
 }
 
 impl Handler<Metered<Depart>> for RateAccountant {

@@ -39,7 +39,7 @@ use steadfast_core::time::Clock;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-pub(crate) use self::ledger::{Depart, Fleetwide};
+pub(crate) use self::ledger::{Depart, Fleetwide, Halt};
 pub use self::messages::{
     Acquire, BudgetKey, Budgets, End, EndpointId, Lost, Need, Outlook, Permit, Shut, Ticket,
 };

@@ -287,7 +287,7 @@ pub struct Line {
 
 impl Line {
     /// A connection until `cut`.
-    pub fn new(remote: Arc<Remote>, cut: CancellationToken) -> Arc<dyn Transport> {
+    pub fn transport(remote: Arc<Remote>, cut: CancellationToken) -> Arc<dyn Transport> {
         Arc::new(Line { remote, cut })
     }
 }

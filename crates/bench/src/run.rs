@@ -163,7 +163,7 @@ fn client(
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<LlmClient> {
     let endpoint = Endpoint::new(&config.llm.base_url, "simulated".to_owned().into())?;
-    let line = Line::new(Arc::clone(remote), cut.clone());
+    let line = Line::transport(Arc::clone(remote), cut.clone());
     Ok(LlmClient::new(endpoint, config.llm.clone(), line, Arc::clone(clock)))
 }
 

@@ -130,6 +130,8 @@ struct World<'a> {
     answers: Vec<Option<(Answer, u64)>>,
     policy: Policy,
     random: Random,
+    /// Its own, so that what the fleet says changes nothing else.
+    ledger_random: Random,
     number: u64,
     wake: Option<u64>,
     run: Run,
@@ -201,6 +203,7 @@ pub fn run(scenario: &Scenario, policy: Policy, seed: u64) -> Run {
         answers: Vec::new(),
         policy,
         random: Random(seed),
+        ledger_random: Random(seed ^ 0x1ed6e5),
         number: 0,
         wake: None,
         run: Run::default(),
@@ -563,7 +566,7 @@ impl World<'_> {
         let say = |world: &mut Self, words: Vec<u8>| {
             world.said.push(words);
             for process in 0..world.processes.len() {
-                let delay = micros(0.0005 + 0.0015 * world.random.unit());
+                let delay = micros(0.0005 + 0.0015 * world.ledger_random.unit());
                 world.at(now + delay, Event::Hear { process, said: world.said.len() - 1 });
             }
         };
@@ -600,7 +603,7 @@ impl World<'_> {
                     Some(fleet::Answer { yours: false, epoch: self.ledger.epoch, ..self.present(now) })
                 };
                 self.kept.push(answer);
-                let delay = micros(0.001 + 0.002 * self.random.unit());
+                let delay = micros(0.001 + 0.002 * self.ledger_random.unit());
                 self.at(now + delay, Event::Kept { process: index, answer: self.kept.len() - 1 });
             }
         }
