@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use steadfast_core::failure::{GateReason, Provider, Verdict};
 use steadfast_core::headers::Observed;
-use steadfast_core::time::{Clock, Timestamp};
+use steadfast_core::time::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::accountant::{accountant, failure};
 use super::{PausedClock, paused, settings};
 use crate::Settings;
-use crate::accountant::{BudgetKey, Need};
+use crate::accountant::{BudgetKey, EndpointId, Need};
 use crate::calls::{CallError, Caller, Order, Patience, Try};
 
 /// Calls the model for as many jobs as there are tries allowed; each try ends in `end`.
@@ -28,7 +28,7 @@ async fn failing(caller: &Caller, end: Verdict, status: u16) -> (Result<(), Call
         .retrying(&settings().github_retry, &patience, async |Try { is_retry, .. }| {
             retries.borrow_mut().push(is_retry);
             let need = Need { operation: "chat", tokens: 0, order, is_retry };
-            let permit = caller.permit(&BudgetKey::Llm, need, &patience).await?;
+            let permit = caller.permit(&BudgetKey::Llm(EndpointId(0)), need, &patience).await?;
             let failed = failure(end, status, false);
             caller.exchange(permit, &patience, async { (Err(failed), Observed::default()) }, |()| None).await
         })
