@@ -162,7 +162,7 @@ impl<W: Answer> Account<W> {
         let waiting: usize = self.lines.values().map(|line| line.len()).sum();
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         let jobs = waiting.saturating_add(self.budget.in_flight());
-        self.budget.need(now, jobs, self.admitted);
+        self.budget.need(now, jobs, waiting, self.admitted);
         let acts = self.budget.step(now);
         (acts, self.budget.next(now).map(|wait| now.saturating_add(wait)))
     }

@@ -48,8 +48,8 @@ impl Shared {
     }
 
     /// See [`Fleet::need`].
-    pub fn need(&mut self, now: Tick, jobs: u32, admitted: f64) {
-        self.fleet.need(self.theirs(now), jobs, admitted);
+    pub fn need(&mut self, now: Tick, jobs: u32, waiting: u32, admitted: f64) {
+        self.fleet.need(self.theirs(now), jobs, waiting, admitted);
     }
 
     /// See [`Fleet::step`].

@@ -155,7 +155,7 @@ fn detail(event: &Event, calls: &HashMap<&str, &str>, settings: &AgentSettings) 
     match event {
         Event::Started { base_commit, base_branch, .. } => format!("{base_branch} at {base_commit}"),
         Event::ModelAnswered { answer, endpoint } => {
-            let by = endpoint.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
+            let by = endpoint.as_ref().map(|name| format!("{name} {}: ", answer.model)).unwrap_or_default();
             let tokens = answer.usage.map(|usage| format!("{} tokens", usage.total()));
             let cost =
                 cost(answer, settings).filter(|cost| *cost > 0.0).map(|cost| format!("cost {cost:.4}"));

@@ -68,6 +68,11 @@ impl Door {
         self.shut.is_some()
     }
 
+    /// Whether it is what was sent through a shut door.
+    pub fn is_probe(&self, sent: Tick) -> bool {
+        self.shut.is_some_and(|shut| shut.probe == Some(sent))
+    }
+
     /// Until when the server named, if it did and that is to come.
     pub fn named(&self, now: Tick) -> Option<Tick> {
         self.shut.and_then(|shut| shut.named).filter(|until| *until > now)

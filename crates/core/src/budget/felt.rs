@@ -25,6 +25,7 @@ const MEASURED_CUT: f64 = 0.98;
 const ENOUGH_TO_MEASURE: u32 = 12;
 /// Fewer than this tell no rate where the server names its waits.
 const ENOUGH_TO_GUESS: f64 = 10.0;
+const MOST_HANDFULS: u32 = 3;
 /// What an answer adds to the rate, as a share; grows while nothing is rejected.
 const GROWTH: f64 = 0.0005;
 const MOST_GROWTH: f64 = 0.02;
@@ -53,6 +54,8 @@ pub(super) struct Felt {
     /// When this cycle began, from opening to opening; and whether with an opening.
     began: Tick,
     from_opening: bool,
+    /// Cycles that were too short to tell a rate.
+    handfuls: u32,
     accepted: f64,
     sent: f64,
     last_sent: Option<Tick>,
@@ -80,6 +83,7 @@ impl Felt {
         Felt {
             began: now,
             from_opening: false,
+            handfuls: 0,
             accepted: 0.0,
             sent: 0.0,
             last_sent: None,
@@ -306,8 +310,9 @@ impl Felt {
     }
 
     fn guess_rate(&mut self, accepted: f64, cycle: f64, opening: Opening, lane: &mut Lane) {
-        if opening.named && accepted < ENOUGH_TO_GUESS {
-            // The server says when: a handful says nothing of the rate.
+        if opening.named && accepted < ENOUGH_TO_GUESS && self.handfuls < MOST_HANDFULS {
+            // The server says when: a handful says nothing of the rate, unless it is always one.
+            self.handfuls += 1;
             return;
         }
         let shut = opening.at.saturating_sub(opening.since).as_secs_f64().max(1e-3);

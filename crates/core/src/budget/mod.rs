@@ -187,6 +187,18 @@ impl Budget {
         }
     }
 
+    /// The request with the permit of `permit`, sent only at `sent`, was rejected. Its permit gives
+    /// back what it took; what the rejection says is of when it was sent.
+    pub fn refused(&mut self, now: Tick, permit: Tick, sent: Tick, tokens: u64, hint: Option<Duration>) {
+        let (now, permit, sent) = (inside(now), inside(permit), inside(sent));
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.settle(now);
+        self.requests.undo(now, permit, 1.0);
+        self.tokens.undo(now, permit, tokens as f64);
+        let known_by = if self.door.is_probe(permit) { permit } else { sent };
+        self.rejected(now, known_by, hint);
+    }
+
     fn rejected(&mut self, now: Tick, sent: Tick, hint: Option<Duration>) {
         self.door.heard(now.saturating_sub(sent));
         let hint = self.door.judge(now, hint);

@@ -62,6 +62,8 @@ pub(super) struct Keeper {
     planned_until: Tick,
     /// When the stocks were estimated.
     counted: Tick,
+    /// A probe is out, or planned: nothing is dealt beyond it before its end, or this.
+    probing: Option<Tick>,
     void: bool,
     hello: bool,
     /// Seconds that a call takes, smoothed.
@@ -79,6 +81,7 @@ impl Keeper {
             next_plan: now,
             planned_until: now,
             counted: now,
+            probing: None,
             void: false,
             hello: true,
             latency: 2.0,
@@ -150,13 +153,19 @@ impl Keeper {
     }
 
     /// News of a permit that was dealt.
-    pub fn met(&mut self, now: Tick, permit: Tick, tokens: u64, outcome: Option<Outcome>) {
+    pub fn met(&mut self, now: Tick, permit: Tick, sent: Tick, tokens: u64, outcome: Option<Outcome>) {
         self.commit(now);
         let was_shut = self.budget.is_shut();
+        self.probing = None;
         self.unsettled.retain(|dealt| dealt.at != permit);
         match outcome {
+            Some(Outcome::Rejected(hint)) => self.budget.refused(now, permit, sent, tokens, hint),
             Some(outcome) => self.budget.done(now, permit, tokens, None, outcome),
-            None => self.budget.untake(now, permit, tokens),
+            None => {
+                self.budget.untake(now, permit, tokens);
+                self.next_plan = self.next_plan.min(now);
+                self.planned_until = self.planned_until.min(now);
+            }
         }
         if self.budget.is_shut() != was_shut {
             self.replan(now);
@@ -171,6 +180,7 @@ impl Keeper {
             self.peers.values_mut().for_each(|peer| peer.stock = 0.0);
         }
         self.pending.retain(|dealt| dealt.at <= now);
+        self.probing = None;
         self.planned_until = now;
         self.next_plan = now;
     }
@@ -190,7 +200,7 @@ impl Keeper {
     }
 
     /// Deals permits for the time to come.
-    pub fn plan(&mut self, now: Tick, me: &str, concurrency: u32) -> Plan {
+    pub fn plan(&mut self, now: Tick, me: &str, waits: bool, concurrency: u32) -> Plan {
         self.commit(now);
         self.count(now);
         let mut ahead = self.budget.clone();
@@ -202,17 +212,18 @@ impl Keeper {
         let mut at = self.planned_until.max(now);
         let end = at + length;
         let mut rows = if self.is_alone(me) { Vec::new() } else { self.rows(me, length) };
+        let undecided = self.probing.filter(|decided| *decided > now);
+        self.probing = undecided;
+        if undecided.is_some() {
+            rows.clear();
+        }
         let mut until = end + length;
         let mut next = end.saturating_sub(LEAD);
         let mut count = 0;
         while count < MOST_PERMITS {
             let shut = ahead.is_shut();
-            // A probe is for who surely has something to send: the keeper knows that of itself.
-            let chosen = rows.iter_mut().filter(|row| row.left > 0).min_by(|a, b| {
-                (shut && b.mine, a.pass)
-                    .partial_cmp(&(shut && a.mine, b.pass))
-                    .unwrap_or(std::cmp::Ordering::Equal)
-            });
+            let left = rows.iter_mut().filter(|row| row.left > 0);
+            let chosen = left.min_by(|a, b| a.rank(shut, waits).total_cmp(&b.rank(shut, waits)));
             let Some(row) = chosen else { break };
             let wait = ahead.wait(at, row.tokens);
             let opens = at.saturating_add(wait);
@@ -230,15 +241,17 @@ impl Keeper {
             row.left -= 1;
             row.pass += 1.0 / row.weight;
             count += 1;
+            row.probe = shut;
             if shut {
                 // What comes of the probe decides on the rest.
                 next = at + ahead.wait(at, 0).min(Duration::from_secs(3));
                 until = at + Duration::from_secs(3);
+                self.probing = Some(next);
                 break;
             }
         }
         if rows.is_empty() {
-            next = now + IDLE_PLAN;
+            next = undecided.unwrap_or(now + IDLE_PLAN);
         }
         self.planned_until = at.max(self.planned_until).min(next.max(at));
         self.next_plan = next.max(now + Duration::from_millis(20));
@@ -281,6 +294,7 @@ impl Keeper {
                 left: (calls - peer.stock).max(0.0).ceil() as u32,
                 pass: peer.pass,
                 offsets: Vec::new(),
+                probe: false,
             }
         };
         self.peers.iter().filter(|(_, peer)| peer.want.jobs > 0).map(row).collect()
@@ -309,7 +323,8 @@ impl Keeper {
             left -= share;
             let flight = (concurrency > 0).then_some(share);
             if !row.offsets.is_empty() || flight.is_some() {
-                grants.push(Grants { to: row.to, tokens: row.tokens, flight, offsets: row.offsets });
+                let (tokens, probe) = (row.tokens, row.probe);
+                grants.push(Grants { to: row.to, tokens, probe, flight, offsets: row.offsets });
             }
         }
         let rate = self.budget.rate();
@@ -344,6 +359,19 @@ struct Row {
     left: u32,
     pass: f64,
     offsets: Vec<u64>,
+    probe: bool,
+}
+
+impl Row {
+    /// The least goes first: in its turn; for a probe, who surely has something to send: the keeper
+    /// that knows so of itself, else who has the most callers.
+    fn rank(&self, probe: bool, keeper_waits: bool) -> f64 {
+        match (probe, self.mine && keeper_waits) {
+            (true, true) => f64::NEG_INFINITY,
+            (true, false) => -f64::from(self.jobs),
+            (false, _) => self.pass,
+        }
+    }
 }
 
 fn pop_due(line: &mut VecDeque<Dealt>, now: Tick) -> Option<Dealt> {

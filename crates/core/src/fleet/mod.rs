@@ -35,6 +35,8 @@ const ALONE: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// A need that falls is believed after this long: between two calls a job asks for nothing.
 const REMEMBERED: Duration = Duration::from_secs(8);
+/// How long a probe may wait for a caller.
+const PROBE_WITHIN: Duration = Duration::from_millis(100);
 /// How long a keepership lasts beyond the next renewal.
 const LEASE: Duration = Duration::from_secs(20);
 
@@ -103,6 +105,7 @@ pub enum Part {
 struct Granted {
     at: Tick,
     until: Tick,
+    probe: bool,
 }
 
 /// What the last plan said, for the time without one.
@@ -137,6 +140,8 @@ pub struct Fleet {
     /// An [`Act::Keep`] is under way.
     asking: bool,
     jobs: u32,
+    /// Callers that wait right now.
+    waiting: u32,
     admitted: f64,
     /// The most jobs of late, and until when that is remembered.
     peak: (u32, Tick),
@@ -172,6 +177,7 @@ impl Fleet {
             due: Duration::ZERO,
             asking: false,
             jobs: 0,
+            waiting: 0,
             admitted: 0.0,
             peak: (0, Duration::ZERO),
             cost: 0.0,
@@ -221,7 +227,8 @@ impl Fleet {
 
     /// What this process needs: its callers, waiting or under way, and when their jobs were
     /// admitted, as a mean in seconds.
-    pub fn need(&mut self, now: Tick, jobs: u32, admitted: f64) {
+    pub fn need(&mut self, now: Tick, jobs: u32, waiting: u32, admitted: f64) {
+        self.waiting = waiting;
         self.admitted = admitted;
         if jobs >= self.peak.0 || now >= self.peak.1 {
             self.peak = (jobs, now + REMEMBERED);
@@ -298,7 +305,7 @@ impl Fleet {
             return;
         }
         self.pool += tokens as f64;
-        self.stock.push_front(Granted { at: permit, until: permit + GRACE });
+        self.stock.push_front(Granted { at: permit, until: permit + GRACE, probe: false });
     }
 
     /// The request with this permit, sent at `sent`, ended: see [`Budget::done`].
@@ -325,29 +332,33 @@ impl Fleet {
                 if alone {
                     keeper.budget.done(now, permit, estimated, actual, outcome);
                 } else {
-                    keeper.met(now, permit, estimated, Some(outcome));
+                    keeper.met(now, permit, sent, estimated, Some(outcome));
                 }
             }
             (Part::Adrift, _, Some(own)) => own.done(now, permit, estimated, actual, outcome),
             (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, ..) => {
                 if matches!(outcome, Outcome::Rejected(_)) {
-                    self.tell(permit, estimated, Some(outcome), Observed::default(), None, false);
+                    let outcome = Some(outcome);
+                    self.say_met(Met { permit, sent, tokens: estimated, outcome, ..self.met() });
                 }
             }
         }
     }
 
-    fn tell(
-        &mut self,
-        permit: Tick,
-        tokens: u64,
-        outcome: Option<Outcome>,
-        observed: Observed,
-        closed: Option<Closed>,
-        reopened: bool,
-    ) {
-        let from = self.me.clone();
-        let met = Met { from, permit, tokens, outcome, observed, closed, reopened };
+    /// A word about one request, nothing in it yet; permit 0 is no request's.
+    fn met(&self) -> Met {
+        Met {
+            from: self.me.clone(),
+            permit: Duration::ZERO,
+            sent: Duration::ZERO,
+            tokens: 0,
+            outcome: None,
+            closed: None,
+            reopened: false,
+        }
+    }
+
+    fn say_met(&mut self, met: Met) {
         self.out.push(Act::Say(Word::Met(met).encode()));
     }
 
@@ -386,7 +397,7 @@ impl Fleet {
             (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, ..) => {
                 if before.is_none_or(|gate| gate.until < until) {
                     self.gate = Some(closed);
-                    self.tell(now, 0, None, Observed::default(), Some(closed), false);
+                    self.say_met(Met { closed: Some(closed), ..self.met() });
                 }
             }
         }
@@ -402,7 +413,7 @@ impl Fleet {
             }
             (Part::Adrift, _, Some(own)) => own.open(),
             (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, ..) => {
-                self.tell(now, 0, None, Observed::default(), None, true);
+                self.say_met(Met { reopened: true, ..self.met() });
             }
         }
     }
@@ -460,6 +471,9 @@ impl Fleet {
                 (false, _) => due.min(self.said_at + self.say_each),
             };
         }
+        if let Some(granted) = self.stock.front().filter(|granted| granted.probe) {
+            due = due.min(granted.at + PROBE_WITHIN);
+        }
         // A peak that ends is news.
         if self.jobs > 0 && self.peak.1 > now {
             due = due.min(self.peak.1);
@@ -475,6 +489,7 @@ impl Fleet {
 
     /// What is to be done now.
     pub fn step(&mut self, now: Tick) -> Vec<Act> {
+        self.give_probe_back(now);
         let mut acts = std::mem::take(&mut self.out);
         if self.asking || !self.shares {
             return acts;
@@ -505,6 +520,19 @@ impl Fleet {
         acts
     }
 
+    /// A probe for which no caller was there: another may have one.
+    fn give_probe_back(&mut self, now: Tick) {
+        let late = |granted: &&Granted| granted.probe && granted.at + PROBE_WITHIN <= now;
+        let Some(granted) = self.stock.front().filter(late).copied() else { return };
+        self.stock.pop_front();
+        match (self.part, &mut self.keeper) {
+            (Part::Keeper, Some(keeper)) => keeper.met(now, granted.at, granted.at, 0, None),
+            (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, _) => {
+                self.say_met(Met { permit: granted.at, sent: granted.at, ..self.met() });
+            }
+        }
+    }
+
     fn ask(&mut self, epoch: u64, lease: Duration, words: Option<Vec<u8>>) -> Act {
         self.asking = true;
         let note = self.keeper.as_ref().filter(|_| epoch > 0).map(|keeper| {
@@ -526,7 +554,7 @@ impl Fleet {
     fn keep(&mut self, now: Tick, acts: &mut Vec<Act>) {
         let mine = self.wants();
         let me = self.me.clone();
-        let concurrency = self.settings.concurrency;
+        let (concurrency, waits) = (self.settings.concurrency, self.waiting > 0);
         let Some(keeper) = self.keeper.as_mut() else { return };
         if mine != self.said || now >= self.said_at + ALONE {
             keeper.hear(now, mine.clone());
@@ -544,7 +572,7 @@ impl Fleet {
         let (words, lease) = if alone && !keeper.is_new() {
             (None, LEASE)
         } else {
-            let plan = keeper.plan(now, &me, concurrency);
+            let plan = keeper.plan(now, &me, waits, concurrency);
             let lease = keeper.lease(now);
             self.accept(now, &plan);
             (Some(Word::Plan(plan).encode()), lease.max(LEASE))
@@ -683,8 +711,8 @@ impl Fleet {
             }
             Some(Word::Met(met)) if met.from != self.me => {
                 if let (Part::Keeper, Some(keeper)) = (self.part, self.keeper.as_mut()) {
-                    if met.outcome.is_some() {
-                        keeper.met(now, met.permit, met.tokens, met.outcome);
+                    if !met.permit.is_zero() {
+                        keeper.met(now, met.permit, met.sent, met.tokens, met.outcome);
                     }
                     if let Some(closed) = met.closed.filter(|closed| closed.until > now) {
                         keeper.budget.close(now, closed.until, closed.reason);
@@ -741,7 +769,7 @@ impl Fleet {
             if self.counts_tokens { (self.pool.max(-most) + granted).min(most + granted) } else { 0.0 };
         for offset in &grants.offsets {
             let at = plan.at.saturating_add(Duration::from_micros(*offset));
-            self.stock.push_back(Granted { at, until: plan.until });
+            self.stock.push_back(Granted { at, until: plan.until, probe: grants.probe });
         }
     }
 

@@ -39,7 +39,7 @@ fn words(acts: &[Act]) -> Vec<Vec<u8>> {
 fn two() -> (Fleet, Fleet) {
     let (mut keeper, mut member) = (Fleet::new(&limits(), "a#1"), Fleet::new(&limits(), "b#1"));
     for fleet in [&mut keeper, &mut member] {
-        fleet.need(at(0.0), 1, 0.0);
+        fleet.need(at(0.0), 1, 1, 0.0);
         assert!(matches!(fleet.step(at(0.0)).as_slice(), [Act::Keep { epoch: 0, .. }]));
     }
     keeper.kept(at(0.0), granted(1));
@@ -83,7 +83,7 @@ fn send_all(fleet: &mut Fleet, from: f64, end: f64) -> Vec<f64> {
 fn a_process_alone_is_its_keeper_and_paces_as_the_budget_does() {
     let mut fleet = Fleet::new(&limits(), "a#1");
     assert_eq!(fleet.wait(at(0.0), 1), Duration::MAX, "nothing is sent before the ledger was asked");
-    fleet.need(at(0.0), 5, 0.0);
+    fleet.need(at(0.0), 5, 5, 0.0);
     fleet.step(at(0.0));
     fleet.kept(at(0.0), granted(1));
     assert_eq!(fleet.part(), Part::Keeper);
@@ -98,7 +98,7 @@ fn two_share_and_together_never_exceed_the_limit() {
     for tenth in 0..300 {
         let now = f64::from(tenth) / 10.0;
         for fleet in [&mut keeper, &mut member] {
-            fleet.need(at(now), 10, 0.0);
+            fleet.need(at(now), 10, 10, 0.0);
         }
         for want in words(&member.step(at(now))) {
             keeper.hear(at(now), &want);
@@ -129,7 +129,7 @@ fn a_gate_that_one_meets_is_shut_for_all() {
 #[test]
 fn a_keeper_that_fell_silent_is_followed() {
     let (_gone, mut member) = two();
-    member.need(at(30.0), 1, 0.0);
+    member.need(at(30.0), 1, 1, 0.0);
     let acts = member.step(at(30.0));
     assert!(matches!(acts.as_slice(), [Act::Keep { epoch: 0, .. }]), "{acts:?}");
     member.kept(at(30.0), granted(2));
@@ -157,7 +157,7 @@ fn an_old_keepers_plan_counts_no_more() {
     let (mut keeper, mut member) = two();
     member.kept(at(1.0), Answer { yours: false, epoch: 7, until: at(20.0), ..Answer::default() });
     let before = send_all(&mut member, 1.0, 1.1).len();
-    keeper.need(at(5.0), 1, 0.0);
+    keeper.need(at(5.0), 1, 1, 0.0);
     let plans = words(&keeper.step(at(5.0)));
     assert!(!plans.is_empty());
     for plan in plans {
@@ -185,11 +185,11 @@ fn who_leaves_frees_the_keepership() {
 #[test]
 fn a_note_is_read_back_unless_the_configuration_changed() {
     let mut first = Fleet::new(&LimitSettings::UNKNOWN, "a#1");
-    first.need(at(0.0), 1, 0.0);
+    first.need(at(0.0), 1, 1, 0.0);
     first.step(at(0.0));
     first.kept(at(0.0), granted(1));
     send_all(&mut first, 0.0, 2.0);
-    first.need(at(20.0), 1, 0.0);
+    first.need(at(20.0), 1, 1, 0.0);
     let note = first.step(at(20.0)).into_iter().find_map(|act| match act {
         Act::Keep { note, .. } => note,
         Act::Say(_) => None,
@@ -198,7 +198,7 @@ fn a_note_is_read_back_unless_the_configuration_changed() {
     let note = || serde_json::from_str(&text).ok();
     for settings in [LimitSettings::UNKNOWN, limits()] {
         let mut next = Fleet::new(&settings, "b#1");
-        next.need(at(21.0), 1, 0.0);
+        next.need(at(21.0), 1, 1, 0.0);
         next.step(at(21.0));
         next.kept(at(21.0), Answer { note: note(), ..granted(2) });
         let known = settings == limits();

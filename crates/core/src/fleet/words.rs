@@ -52,12 +52,12 @@ pub struct Met {
     pub from: String,
     /// The permit's instant.
     pub permit: Tick,
+    /// When it was sent.
+    pub sent: Tick,
     /// Tokens that it was estimated at.
     pub tokens: u64,
     /// How; `None`: it was not sent.
     pub outcome: Option<Outcome>,
-    /// What the answer's headers say.
-    pub observed: Observed,
     /// The gate that it closed.
     pub closed: Option<Closed>,
     /// The provider answers again: a gate that waited for that is open.
@@ -104,6 +104,8 @@ pub struct Grants {
     pub to: String,
     /// Tokens that come with each; 0 = they are not counted.
     pub tokens: u64,
+    /// It is a probe: used at once or not at all.
+    pub probe: bool,
     /// Most requests in flight.
     pub flight: Option<u32>,
     /// When each may go, in microseconds after the plan's `at`.

@@ -530,7 +530,8 @@ impl World<'_> {
         let process = &mut self.processes[index];
         let jobs = process.jobs.len() as u32;
         let admitted = process.jobs.iter().sum::<usize>() as f64 / f64::from(jobs.max(1));
-        process.fleet.need(at, jobs, admitted);
+        let waiting = process.waiting.len() as u32;
+        process.fleet.need(at, jobs, waiting, admitted);
         let mut next = Duration::MAX;
         while let Some(job) = self.processes[index].waiting.first().copied() {
             let estimate = self.call(job).estimate;
@@ -562,6 +563,12 @@ impl World<'_> {
     /// The ledger, some milliseconds away.
     fn act(&mut self, index: usize, act: Act, now: u64) {
         self.run.ledger += 1;
+        if std::env::var("DBG").is_ok() { // DBG
+            match &act { // DBG
+                Act::Say(words) => eprintln!("{:.3} {index} {}", now as f64 / MICROS, String::from_utf8_lossy(words)), // DBG
+                Act::Keep { epoch, words, .. } => eprintln!("{:.3} {index} keep {epoch} {}", now as f64 / MICROS, String::from_utf8_lossy(words.as_deref().unwrap_or_default())), // DBG
+            } // DBG
+        } // DBG
         let away = self.ledger.away;
         let say = |world: &mut Self, words: Vec<u8>| {
             world.said.push(words);
