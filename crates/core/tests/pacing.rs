@@ -147,3 +147,72 @@ fn naive_retrying_storms_where_pacing_does_not() {
     }
     assert_eq!(run(scenario, Policy::Steadfast, 1).done, 50);
 }
+
+/// Runs of a fleet: times the bound and shares of 429s, each sorted.
+fn fleet(name: &str, rpm: f64, at_once: usize, fleet: &scenario::Processes) -> (Vec<f64>, Vec<f64>) {
+    let (mut xs, mut shares) = (Vec::new(), Vec::new());
+    for seed in 0..5 {
+        let phase = world::Random(seed * 77 + 5).unit();
+        let rows = scenario::all(rpm, 200, 10, at_once, phase);
+        let alone = rows.into_iter().find(|row| row.name == name).unwrap();
+        let shared = Scenario { fleet: fleet.clone(), ..alone.clone() };
+        let ours = run(&shared, Policy::Steadfast, seed);
+        assert_eq!(
+            (ours.done, ours.failed, ours.wasted),
+            (200, 0, 0),
+            "{name}, {at_once} at once, seed {seed}"
+        );
+        let least = bound(&alone, seed).max(run(&alone, Policy::Pacer, seed).makespan / 1.01);
+        xs.push(ours.makespan / least);
+        shares.push(ours.share_429());
+    }
+    xs.sort_by(f64::total_cmp);
+    shares.sort_by(f64::total_cmp);
+    (xs, shares)
+}
+
+#[test]
+fn a_fleet_is_as_fast_as_one() {
+    for (name, rpm, most_x, most_429) in [
+        ("known-bucket", 60.0, 1.05, 0.01),
+        ("known-fixed", 60.0, 1.05, 0.01),
+        ("known-rolling", 60.0, 1.05, 0.01),
+        ("known-bucket", 600.0, 1.05, 0.01),
+        ("blind-bucket", 60.0, 1.20, 0.08),
+        ("blind-fixed", 60.0, 1.20, 0.08),
+        ("blind-rolling", 60.0, 1.20, 0.08),
+        ("blind-bucket", 600.0, 1.20, 0.08),
+    ] {
+        for processes in [4, 16] {
+            let (xs, shares) = fleet(name, rpm, 200, &scenario::Processes::of(processes));
+            assert!(xs[2] <= most_x, "{name}, {rpm} a minute, {processes} processes: {xs:.3?}");
+            assert!(shares[2] <= most_429, "{name}, {rpm} a minute, {processes} processes: {shares:.4?}");
+        }
+    }
+}
+
+#[test]
+fn what_half_of_a_fleet_held_is_back_after_its_death() {
+    let killed = scenario::Processes { kill_at: Some(1_000.0), ..scenario::Processes::of(16) };
+    let (xs, shares) = fleet("known-bucket", 60.0, 50, &killed);
+    assert!(xs[4] <= 1.10 && shares[4] <= 0.02, "{xs:.3?} {shares:.4?}");
+}
+
+#[test]
+fn a_fleet_whose_ledger_is_away_goes_on_below_the_limit() {
+    let away = scenario::Processes { away: Some((300.0, 900.0)), ..scenario::Processes::of(4) };
+    let (xs, shares) = fleet("known-bucket", 60.0, 50, &away);
+    assert!(xs[2] <= 1.20 && shares[4] <= 0.02, "{xs:.3?} {shares:.4?}");
+}
+
+#[test]
+fn the_ledger_is_asked_about_once_for_ten_permits() {
+    for processes in [4, 16] {
+        let rows = scenario::all(600.0, 200, 10, 200, 0.3);
+        let alone = rows.into_iter().find(|row| row.name == "known-bucket").unwrap();
+        let shared = Scenario { fleet: scenario::Processes::of(processes), ..alone };
+        let ours = run(&shared, Policy::Steadfast, 1);
+        let trips = ours.ledger as f64 / ours.sent as f64;
+        assert!(trips <= 0.1, "{processes} processes: {trips:.3} round trips a permit");
+    }
+}

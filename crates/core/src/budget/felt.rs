@@ -31,6 +31,10 @@ const GROWTH: f64 = 0.0005;
 const MOST_GROWTH: f64 = 0.02;
 /// The same after a first guess, until something is rejected.
 const FIRST_GROWTH: f64 = 0.1;
+/// Nothing was rejected for so long though a bucket was spent as fast as it fills: its rate doubles
+/// within a minute, but grows by no more than this with an answer.
+const LONG_CLEAN: Duration = Duration::from_secs(120);
+const MOST_LEAP: f64 = 0.5;
 /// Rejections in a row that are no bucket's.
 const SHUT_AFTER: u32 = 4;
 /// A closure shorter than this, or than four requests' worth of time, is a bucket's.
@@ -135,7 +139,13 @@ impl Felt {
             Kind::Bucket if lane.is_pressed() => {
                 let slow = (GROWTH * (1.0 + f64::from(self.clean) / 10.0)).min(MOST_GROWTH);
                 let growth = if self.guessed { FIRST_GROWTH.min(0.2 / lane.rate()).max(slow) } else { slow };
-                self.raise(lane, lane.most * (1.0 + growth));
+                // Nothing was rejected for long: what is felt is far off.
+                let far = if now.saturating_sub(self.known_at) > LONG_CLEAN {
+                    (DOUBLING / (lane.rate() * MINUTE.as_secs_f64())).min(MOST_LEAP)
+                } else {
+                    0.0
+                };
+                self.raise(lane, lane.most * (1.0 + growth.max(far)));
                 false
             }
             Kind::Bucket => false,

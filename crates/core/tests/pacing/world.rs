@@ -563,12 +563,6 @@ impl World<'_> {
     /// The ledger, some milliseconds away.
     fn act(&mut self, index: usize, act: Act, now: u64) {
         self.run.ledger += 1;
-        if std::env::var("DBG").is_ok() { // DBG
-            match &act { // DBG
-                Act::Say(words) => eprintln!("{:.3} {index} {}", now as f64 / MICROS, String::from_utf8_lossy(words)), // DBG
-                Act::Keep { epoch, words, .. } => eprintln!("{:.3} {index} keep {epoch} {}", now as f64 / MICROS, String::from_utf8_lossy(words.as_deref().unwrap_or_default())), // DBG
-            } // DBG
-        } // DBG
         let away = self.ledger.away;
         let say = |world: &mut Self, words: Vec<u8>| {
             world.said.push(words);
