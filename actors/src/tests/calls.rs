@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use steadfast_core::failure::{GateReason, Provider, Verdict};
 use steadfast_core::headers::Observed;
-use steadfast_core::time::{Clock, Timestamp};
+use steadfast_core::time::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use crate::Settings;
 use crate::accountant::{BudgetKey, Need};
 use crate::calls::{CallError, Caller, Order, Patience, Try};
 
-/// Calls the model for as many jobs as there are tries allowed; each try ends in `end`.
+/// One call of the model, each try of which ends in `end`; and which of the tries were retries.
 async fn failing(caller: &Caller, end: Verdict, status: u16) -> (Result<(), CallError>, Vec<bool>) {
     let (_renewals, leased) = watch::channel(Instant::now() + Duration::from_secs(86_400));
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
