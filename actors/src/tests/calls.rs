@@ -17,7 +17,7 @@ use crate::Settings;
 use crate::accountant::{BudgetKey, EndpointId, Need};
 use crate::calls::{CallError, Caller, Order, Patience, Try};
 
-/// Calls the model for as many jobs as there are tries allowed; each try ends in `end`.
+/// One call of the model, each try of which ends in `end`; and which of the tries were retries.
 async fn failing(caller: &Caller, end: Verdict, status: u16) -> (Result<(), CallError>, Vec<bool>) {
     let (_renewals, leased) = watch::channel(Instant::now() + Duration::from_secs(86_400));
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
