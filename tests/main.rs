@@ -7,6 +7,7 @@ mod support;
 
 mod a_dead_actor_loses_no_job;
 mod a_drain_keeps_every_place;
+mod a_fleet_shares_its_limits;
 mod a_killed_runner_loses_nothing;
 mod a_person_is_told;
 mod another_endpoint_takes_over;

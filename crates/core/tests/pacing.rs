@@ -149,12 +149,13 @@ fn naive_retrying_storms_where_pacing_does_not() {
 }
 
 /// Runs of a fleet: times the bound and shares of 429s, each sorted.
+#[expect(clippy::expect_used, reason = "a helper of tests")]
 fn fleet(name: &str, rpm: f64, at_once: usize, fleet: &scenario::Processes) -> (Vec<f64>, Vec<f64>) {
     let (mut xs, mut shares) = (Vec::new(), Vec::new());
     for seed in 0..5 {
         let phase = world::Random(seed * 77 + 5).unit();
         let rows = scenario::all(rpm, 200, 10, at_once, phase);
-        let alone = rows.into_iter().find(|row| row.name == name).unwrap();
+        let alone = rows.into_iter().find(|row| row.name == name).expect("a scenario of that name");
         let shared = Scenario { fleet: fleet.clone(), ..alone.clone() };
         let ours = run(&shared, Policy::Steadfast, seed);
         assert_eq!(
