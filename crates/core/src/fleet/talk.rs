@@ -1,0 +1,360 @@
+//! What a process says to the fleet and takes from it: who keeps the budget, plans, and what is done
+//! while the ledger is away.
+
+use std::time::Duration;
+
+use super::keeper::Keeper;
+use super::words::{Met, Plan, Want, Word};
+use super::{Act, Answer, Fleet, GRACE, Granted, Last, Learned, Part};
+use crate::budget::{Budget, LimitSettings, Outcome, Tick, WindowKind};
+use crate::failure::GateReason;
+
+/// How long one who became a member waits for the first plan.
+const FIRST_PLAN: Duration = Duration::from_secs(3);
+/// Alone, the keepership is renewed and the budget noted this often.
+const ALONE: Duration = Duration::from_secs(10);
+/// Between two tries to reach a ledger that is away.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// How long a probe may wait for a caller.
+const PROBE_WITHIN: Duration = Duration::from_millis(100);
+/// How long a keepership lasts beyond the next renewal.
+const LEASE: Duration = Duration::from_secs(20);
+
+impl Fleet {
+    /// How long until [`Fleet::step`] has something to do; `None`: not before a call.
+    pub fn next(&self, now: Tick) -> Option<Duration> {
+        if !self.out.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        if self.asking || !self.shares || (self.part == Part::Idle && self.jobs == 0) {
+            return None;
+        }
+        let mut due = self.due;
+        if let (Part::Keeper, Some(keeper)) = (self.part, &self.keeper)
+            && !keeper.is_alone(&self.me)
+        {
+            due = keeper.next_plan;
+        }
+        if self.part == Part::Member {
+            due = match (self.must_say || self.is_news(), self.jobs) {
+                (true, _) => now,
+                (false, 0) => return None,
+                (false, _) => due.min(self.said_at + self.say_each),
+            };
+        }
+        if let Some(granted) = self.stock.front().filter(|granted| granted.probe) {
+            due = due.min(granted.at + PROBE_WITHIN);
+        }
+        // A peak that ends is news.
+        if self.jobs > 0 && self.peak.1 > now {
+            due = due.min(self.peak.1);
+        }
+        Some(due.saturating_sub(now))
+    }
+
+    /// Whether the keeper should hear of our need now.
+    fn is_news(&self) -> bool {
+        let (said, jobs) = (f64::from(self.said.jobs), f64::from(self.jobs));
+        (said == 0.0) != (jobs == 0.0) || jobs > said * 1.5 + 0.5 || jobs < said * 0.6 - 0.5
+    }
+
+    /// What is to be done now.
+    pub fn step(&mut self, now: Tick) -> Vec<Act> {
+        self.give_probe_back(now);
+        let mut acts = std::mem::take(&mut self.out);
+        if self.asking || !self.shares {
+            return acts;
+        }
+        match self.part {
+            Part::Idle if self.jobs == 0 => {}
+            Part::Idle | Part::Seeking | Part::Adrift => {
+                if self.part == Part::Idle || now >= self.due {
+                    if self.part == Part::Idle {
+                        self.part = Part::Seeking;
+                    }
+                    acts.push(self.ask(0, LEASE, None));
+                }
+            }
+            Part::Member => {
+                if now >= self.due && self.jobs > 0 {
+                    // No plan came: the keeper is gone, or we are cut off.
+                    acts.push(self.ask(0, LEASE, None));
+                } else if self.must_say
+                    || self.is_news()
+                    || (self.jobs > 0 && now >= self.said_at + self.say_each)
+                {
+                    acts.push(self.say_want(now));
+                }
+            }
+            Part::Keeper => self.keep(now, &mut acts),
+        }
+        acts
+    }
+
+    /// A probe for which no caller was there: another may have one.
+    fn give_probe_back(&mut self, now: Tick) {
+        let late = |granted: &&Granted| granted.probe && granted.at + PROBE_WITHIN <= now;
+        let Some(granted) = self.stock.front().filter(late).copied() else { return };
+        self.stock.pop_front();
+        match (self.part, &mut self.keeper) {
+            (Part::Keeper, Some(keeper)) => keeper.met(now, granted.at, granted.at, 0, None),
+            (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, _) => {
+                self.say_met(Met { permit: granted.at, sent: granted.at, ..self.met() });
+            }
+        }
+    }
+
+    fn ask(&mut self, epoch: u64, lease: Duration, words: Option<Vec<u8>>) -> Act {
+        self.asking = true;
+        let note = self.keeper.as_ref().filter(|_| epoch > 0).map(|keeper| {
+            let budget = keeper.budget.summary();
+            let settings = self.settings.clone();
+            Box::new(Learned { settings, budget, granted_until: keeper.next_plan })
+        });
+        Act::Keep { epoch, lease, note, words }
+    }
+
+    fn say_want(&mut self, now: Tick) -> Act {
+        let want = Want { observed: self.observed.take(), ..self.wants() };
+        self.said = Want { observed: None, ..want.clone() };
+        self.said_at = now;
+        self.must_say = false;
+        Act::Say(Word::Want(want).encode())
+    }
+
+    fn keep(&mut self, now: Tick, acts: &mut Vec<Act>) {
+        let mine = self.wants();
+        let me = self.me.clone();
+        let (concurrency, waits) = (self.settings.concurrency, self.waiting > 0);
+        let Some(keeper) = self.keeper.as_mut() else { return };
+        if mine != self.said || now >= self.said_at + ALONE {
+            keeper.hear(now, mine.clone());
+            self.said = mine;
+            self.said_at = now;
+        }
+        let alone = keeper.is_alone(&me);
+        let plan_due = now >= keeper.next_plan;
+        if alone && now < self.due && !keeper.is_new() {
+            return;
+        }
+        if !alone && !plan_due {
+            return;
+        }
+        let (words, lease) = if alone && !keeper.is_new() {
+            (None, LEASE)
+        } else {
+            let plan = keeper.plan(now, &me, waits, concurrency);
+            let lease = keeper.lease(now);
+            self.accept(now, &plan);
+            (Some(Word::Plan(plan).encode()), lease.max(LEASE))
+        };
+        self.due = now + ALONE;
+        let epoch = self.epoch;
+        acts.push(self.ask(epoch, lease, words));
+    }
+
+    /// The ledger's answer to [`Act::Keep`].
+    pub fn kept(&mut self, now: Tick, answer: Answer) {
+        self.asking = false;
+        let was = self.part;
+        if answer.yours {
+            if was == Part::Keeper && answer.epoch == self.epoch {
+                if let Some(keeper) = self.keeper.as_mut() {
+                    let me = &self.me;
+                    keeper.only(now, &answer.present, me);
+                }
+                return;
+            }
+            self.epoch = answer.epoch;
+            let budget = self.budget_to_keep(now, answer.note);
+            self.keeper = Some(Box::new(Keeper::new(answer.epoch, budget, now)));
+            self.part = Part::Keeper;
+            self.own = None;
+            self.stock.clear();
+            self.flight = (self.settings.concurrency > 0).then_some(self.settings.concurrency);
+            self.said = Want::default();
+            self.due = now;
+            return;
+        }
+        self.epoch = answer.epoch;
+        self.keeper = None;
+        self.own = None;
+        self.part = Part::Member;
+        self.must_say = self.jobs > 0;
+        // Who asked because no plan came asks again when the lease is over.
+        let lease = if was == Part::Member { answer.until.max(now + GRACE) } else { now + FIRST_PLAN };
+        self.due = lease + self.jitter();
+    }
+
+    /// A part of a second, of each process its own: not all ask at once.
+    fn jitter(&self) -> Duration {
+        let sum =
+            self.me.bytes().fold(17_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        Duration::from_millis(sum % 1_000)
+    }
+
+    fn budget_to_keep(&mut self, now: Tick, note: Option<Learned>) -> Budget {
+        let Some(note) = note.filter(|note| note.settings == self.settings) else {
+            let mut budget = Budget::new(&self.settings, now);
+            if let Some(gate) = self.gate.filter(|gate| gate.until > now) {
+                budget.close(now, gate.until, gate.reason);
+            }
+            return budget;
+        };
+        let mut budget = note.budget;
+        // Permits that the keeper before us dealt and did not note.
+        if let (Some(rate), true) = (budget.rate(), note.granted_until > now) {
+            let out = (note.granted_until - now).as_secs_f64() * rate;
+            for _ in 0..out.min(1_000.0) as u32 {
+                budget.take(now, self.cost as u64);
+                budget.done(now, now, 0, None, Outcome::Unknown);
+            }
+        }
+        budget
+    }
+
+    /// The ledger cannot be reached.
+    pub fn away(&mut self, now: Tick) {
+        self.asking = false;
+        self.due = now + TRY_AGAIN + self.jitter();
+        match self.part {
+            Part::Adrift => {}
+            Part::Keeper => {
+                let members = self
+                    .keeper
+                    .as_ref()
+                    .map_or(1, |keeper| keeper.members().filter(|(_, jobs)| *jobs > 0).count());
+                let last = self.keeper.as_ref().map(|keeper| Last {
+                    members: u32::try_from(members.max(1)).unwrap_or(u32::MAX),
+                    rate: keeper.budget.rate(),
+                    token_rate: keeper.budget.token_rate(),
+                    opens: keeper.budget.window_ends(),
+                });
+                self.last = last.unwrap_or(self.last);
+                if self.last.members < 2
+                    && let Some(keeper) = self.keeper.take()
+                {
+                    // Alone as far as is known: all of it is ours.
+                    self.own = Some(Box::new(keeper.budget));
+                } else {
+                    self.own = Some(Box::new(self.part_of(now)));
+                }
+                self.part = Part::Adrift;
+            }
+            Part::Idle | Part::Seeking | Part::Member => {
+                self.own = Some(Box::new(self.part_of(now)));
+                self.part = Part::Adrift;
+            }
+        }
+    }
+
+    /// Our part of what was last known, sent evenly.
+    fn part_of(&self, now: Tick) -> Budget {
+        let members = f64::from(self.last.members.max(1));
+        let a_minute = |rate: f64| ((rate * 60.0 / members).floor()).clamp(1.0, f64::from(u32::MAX)) as u32;
+        let known = |rate: Option<f64>, config: u32| rate.map_or(config, a_minute);
+        let settings = LimitSettings {
+            requests_per_minute: known(self.last.rate, self.settings.requests_per_minute),
+            tokens_per_minute: known(self.last.token_rate, self.settings.tokens_per_minute),
+            concurrency: 0,
+            window: WindowKind::Bucket,
+            burst: 1,
+        };
+        let mut budget = Budget::new(&settings, now);
+        let spent = self.last.opens.filter(|opens| *opens > now);
+        let gate = self.gate.filter(|gate| gate.until > now);
+        if let Some(gate) = gate {
+            budget.close(now, gate.until, gate.reason);
+        } else if let Some(opens) = spent {
+            budget.close(now, opens, GateReason::RateLimit);
+        }
+        budget
+    }
+
+    /// Takes in what was heard on the budget's channel.
+    pub fn hear(&mut self, now: Tick, words: &[u8]) {
+        match Word::decode(words) {
+            Some(Word::Plan(plan)) if plan.keeper != self.me => self.planned(now, plan),
+            Some(Word::Want(want)) if want.from != self.me => {
+                if let (Part::Keeper, Some(keeper)) = (self.part, self.keeper.as_mut()) {
+                    keeper.hear(now, want);
+                }
+            }
+            Some(Word::Met(met)) if met.from != self.me => {
+                if let (Part::Keeper, Some(keeper)) = (self.part, self.keeper.as_mut()) {
+                    if !met.permit.is_zero() {
+                        keeper.met(now, met.permit, met.sent, met.tokens, met.outcome);
+                    }
+                    if let Some(closed) = met.closed.filter(|closed| closed.until > now) {
+                        keeper.budget.close(now, closed.until, closed.reason);
+                        keeper.replan(now);
+                    }
+                    if met.reopened {
+                        keeper.budget.open();
+                        keeper.replan(now);
+                    }
+                }
+            }
+            Some(Word::Plan(_) | Word::Want(_) | Word::Met(_)) | None => {}
+        }
+    }
+
+    fn planned(&mut self, now: Tick, plan: Plan) {
+        if plan.epoch < self.epoch || (plan.epoch == self.epoch && self.part == Part::Keeper) {
+            return;
+        }
+        if self.part == Part::Idle && self.jobs == 0 {
+            return;
+        }
+        if plan.epoch > self.epoch || self.part != Part::Member {
+            self.must_say |= self.jobs > 0;
+        }
+        self.must_say |= plan.hello && self.jobs > 0;
+        self.keeper = None;
+        self.own = None;
+        self.epoch = plan.epoch;
+        self.part = Part::Member;
+        self.due = plan.next.max(now) + GRACE + self.jitter();
+        self.say_each = Duration::from_secs_f64(plan.say_each.clamp(1.0, 3_600.0));
+        self.accept(now, &plan);
+    }
+
+    /// Takes our part of a plan into stock.
+    fn accept(&mut self, now: Tick, plan: &Plan) {
+        if plan.void {
+            self.stock.clear();
+        }
+        self.gate = plan.gate.filter(|gate| gate.until > now);
+        self.last = Last {
+            members: plan.members,
+            rate: plan.rate,
+            token_rate: plan.token_rate,
+            opens: plan.opens.filter(|_| plan.grants.is_empty()),
+        };
+        let Some(grants) = plan.grants.iter().find(|grants| grants.to == self.me) else { return };
+        self.flight = grants.flight;
+        self.counts_tokens = grants.tokens > 0;
+        let most = grants.tokens as f64 * 8.0;
+        let granted = (grants.tokens as f64 * grants.offsets.len() as f64).max(0.0);
+        self.pool =
+            if self.counts_tokens { (self.pool.max(-most) + granted).min(most + granted) } else { 0.0 };
+        for offset in &grants.offsets {
+            let at = plan.at.saturating_add(Duration::from_micros(*offset));
+            self.stock.push_back(Granted { at, until: plan.until, probe: grants.probe });
+        }
+    }
+
+    /// Gives the keepership up and says that nothing is needed: the process stops.
+    pub fn leave(&mut self) -> Vec<Act> {
+        self.jobs = 0;
+        self.peak = (0, Duration::ZERO);
+        match self.part {
+            Part::Keeper => {
+                let epoch = self.epoch;
+                vec![self.ask(epoch, Duration::ZERO, None)]
+            }
+            Part::Member => vec![self.say_want(Duration::ZERO)],
+            Part::Idle | Part::Seeking | Part::Adrift => Vec::new(),
+        }
+    }
+}
