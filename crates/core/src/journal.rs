@@ -13,6 +13,18 @@ use crate::time::Timestamp;
 /// The version that this build writes.
 pub const VERSION: u8 = 1;
 
+/// The version byte of a step that a store keeps packed; the store unpacks it when it is read, and
+/// to a build before it, this is a newer version.
+pub const PACKED: u8 = 2;
+
+/// In the place of a step that a store could not unpack: decoding it is [`JournalError::Corrupt`]
+/// with this reason.
+pub fn unreadable(why: &str) -> Vec<u8> {
+    let mut bytes = vec![0];
+    bytes.extend_from_slice(why.as_bytes());
+    bytes
+}
+
 /// One journaled event of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -110,7 +122,7 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     /// Written by a newer build.
-    #[error("journal version {found}, this build reads up to {VERSION}: leave the job to a newer runner")]
+    #[error("journal version {found}, this build reads up to {PACKED}: leave the job to a newer runner")]
     Newer {
         /// The version found.
         found: u8,
@@ -136,6 +148,10 @@ impl Step {
         match bytes.split_first() {
             Some((&VERSION, body)) => {
                 serde_json::from_slice(body).map_err(|e| JournalError::Corrupt(e.to_string()))
+            }
+            Some((&PACKED, _)) => Err(JournalError::Corrupt("it is packed, and was not unpacked".into())),
+            Some((&0, why)) if !why.is_empty() => {
+                Err(JournalError::Corrupt(String::from_utf8_lossy(why).into_owned()))
             }
             Some((&0, _)) | None => Err(JournalError::Corrupt("no version".into())),
             Some((&found, _)) => Err(JournalError::Newer { found }),
@@ -175,8 +191,13 @@ mod tests {
     #[test]
     fn a_newer_version_and_garbage_are_told_apart() {
         assert_eq!(Step::decode(&[9, b'{', b'}']), Err(JournalError::Newer { found: 9 }));
-        for garbage in [&b""[..], b"\0", b"\x01", b"\x01{\"event\":\"ended\"}"] {
+        for garbage in [&b""[..], b"\0", b"\x01", b"\x02", b"\x01{\"event\":\"ended\"}"] {
             assert!(matches!(Step::decode(garbage), Err(JournalError::Corrupt(_))), "{garbage:?}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_unpacked_says_why() {
+        assert_eq!(Step::decode(&unreadable("cut off")), Err(JournalError::Corrupt("cut off".into())));
     }
 }

@@ -7,6 +7,7 @@ mod caps;
 pub mod ledger;
 pub mod memory;
 mod memory_ledger;
+mod packing;
 mod record;
 pub mod redis_store;
 pub mod settings;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::caps::{Caps, MOST_CLAIMED};
 use crate::memory_ledger::MemoryLedger;
+use crate::packing::{pack, unpack};
 use crate::record::{Record, Taken, closing, lease_of, lost};
 use crate::{
     Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
@@ -223,13 +224,14 @@ impl Store for MemoryStore {
 
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         self.caps.check_append(steps, patch)?;
+        let steps = &pack(steps)?;
         let mut jobs = self.jobs();
         let entry = jobs.entries.get_mut(&lease.job).ok_or_else(|| lost(lease))?;
         entry.record.check(lease)?;
         let (at, have) = (at as usize, entry.steps.len());
         if at != have {
             return match entry.steps.get(at..at + steps.len()) {
-                Some(there) if there == steps => Ok(()),
+                Some(there) if there == steps.as_slice() => Ok(()),
                 Some(_) | None => Err(misplaced(&lease.job, at, have)),
             };
         }
@@ -247,7 +249,9 @@ impl Store for MemoryStore {
     async fn replay(&self, job: &JobId) -> Result<Replay> {
         let jobs = self.jobs();
         let replay = |entry: &Entry| Replay { steps: entry.steps.clone(), patch: entry.patch.clone() };
-        Ok(jobs.entries.get(job).map(replay).unwrap_or_default())
+        let replay = jobs.entries.get(job).map(replay).unwrap_or_default();
+        drop(jobs);
+        unpack(replay, self.caps.step)
     }
 
     async fn park(&self, lease: &Lease, until: Timestamp, why: &str) -> Result<()> {

@@ -79,7 +79,9 @@ async fn a_full_disk_fails_the_transition_and_not_the_process() {
     let (path, settings) = (file(&world), Settings::for_tests(world.url()));
     let limited = SqliteStore::open(&path, &settings, "b").await.unwrap();
     limited.limit_pages(pages + 4).await.unwrap();
-    let error = limited.append(&lease, 0, &[b"small".to_vec(), vec![7; 500_000]], None).await.unwrap_err();
+    // What nothing can pack.
+    let large: Vec<u8> = (0..500_000).map(|_| rand::random()).collect();
+    let error = limited.append(&lease, 0, &[b"small".to_vec(), large], None).await.unwrap_err();
     assert!(matches!(&error, StoreError::Unavailable(why) if why.contains("full")), "{error:?}");
     limited.append(&lease, 0, &[b"small".to_vec()], None).await.unwrap();
     assert_eq!(store.replay(&id("x")).await.unwrap().steps, [b"small".to_vec()]);

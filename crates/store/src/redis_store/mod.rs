@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::caps::{Caps, reason};
 use crate::memory::misplaced;
+use crate::packing::{pack, unpack};
 use crate::record::{called_off, closing, further_fields, lost};
 use crate::{
     Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
@@ -220,6 +221,7 @@ impl Store for RedisStore {
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         let core = &self.core;
         core.caps.check_append(steps, patch)?;
+        let steps = pack(steps)?;
         let call = core.call_for(&lease.job).arg(lease.token.0).arg(at);
         let call = call.arg(core.caps.steps).arg(core.caps.journal);
         let call = call.arg(u8::from(patch.is_some())).bytes(patch.unwrap_or_default());
@@ -239,7 +241,7 @@ impl Store for RedisStore {
     }
 
     async fn replay(&self, job: &JobId) -> Result<Replay> {
-        self.core.replay(job).await
+        unpack(self.core.replay(job).await?, self.core.caps.step)
     }
 
     async fn park(&self, lease: &Lease, until: Timestamp, why: &str) -> Result<()> {

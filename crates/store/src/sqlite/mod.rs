@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::caps::{Caps, MOST_CLAIMED};
+use crate::packing::{pack, unpack};
 use crate::{
     Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
     Settlement, State, Store, StoreError,
@@ -173,14 +174,13 @@ impl Store for SqliteStore {
 
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         self.caps.check_append(steps, patch)?;
-        let (lease, steps, patch, caps) =
-            (lease.clone(), steps.to_vec(), patch.map(<[u8]>::to_vec), self.caps);
+        let (lease, steps, patch, caps) = (lease.clone(), pack(steps)?, patch.map(<[u8]>::to_vec), self.caps);
         self.write(move |tx| tx.append(&lease, at as usize, &steps, patch.as_deref(), &caps)).await
     }
 
     async fn replay(&self, job: &JobId) -> Result<Replay> {
         let job = job.clone();
-        self.read(move |tx| tx.replay(&job)).await
+        unpack(self.read(move |tx| tx.replay(&job)).await?, self.caps.step)
     }
 
     async fn park(&self, lease: &Lease, until: Timestamp, why: &str) -> Result<()> {
