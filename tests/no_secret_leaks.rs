@@ -73,6 +73,11 @@ async fn not_in_logs_store_workspaces_environments_or_comments(queue: Queue) {
     assert!(revoked.await.is_some(), "a token outlives its job: {:?}", town.records().await.tokens);
     secrets.extend(installation);
 
+    // The store keeps journals packed: they are searched as what they say.
+    for id in ["by-app", "by-token"] {
+        let steps = town.store.replay(&JobId::new(id).unwrap()).await.unwrap().steps;
+        std::fs::write(town.dir.path().join(format!("journal of {id}")), steps.concat()).unwrap();
+    }
     let folders = [
         Some(town.dir.path().to_owned()),
         town.redis.as_ref().map(|redis| redis.socket().parent().unwrap().to_owned()),
@@ -82,9 +87,9 @@ async fn not_in_logs_store_workspaces_environments_or_comments(queue: Queue) {
         folders.iter().flatten().for_each(|folder| holders_below(folder, words, &mut found));
         found
     };
-    // The search sees what is there: the log, and what the model said in the store's own files.
-    let there = search(&["job claimed".to_owned(), "I looked around.".to_owned()]);
-    for holder in ["worker-1.log holds job clai", "holds I looked"] {
+    // The search sees what is there: the log, what the model said, and a job in the store's own files.
+    let there = search(&["job claimed", "I looked around.", "\"id\":\"by-token\""].map(str::to_owned));
+    for holder in ["worker-1.log holds job clai", "journal of by-app holds I looked", "holds \"id\":\"b"] {
         assert!(there.iter().any(|found| found.contains(holder)), "{holder} is not among {there:?}");
     }
     let mut found = search(&secrets);
