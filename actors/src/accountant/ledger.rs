@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use steadfast_core::budget::Tick;
 use steadfast_core::fleet::{Act, Answer, Learned, Part};
 use steadfast_core::time::Timestamp;
-use steadfast_store::{Keep, Kept, Ledger, StoreError};
+use steadfast_store::{Heard, Keep, Kept, Ledger, StoreError};
 
 use super::RateAccountant;
 use super::messages::BudgetKey;
@@ -18,6 +18,8 @@ use crate::address::{Address, Metered};
 
 /// Between two tries to listen.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// A channel that says nothing for so long may be a connection that died without a word.
+const SILENCE: Duration = Duration::from_secs(60);
 /// The form of the notes that this build writes.
 const VERSION: u32 = 1;
 
@@ -124,8 +126,8 @@ impl Handler<Metered<Depart>> for RateAccountant {
     }
 }
 
-/// What was said on a budget's channel; `None`: nothing is heard for now.
-pub(super) struct Said(Option<(String, Vec<u8>)>);
+/// What was said on a budget's channel.
+pub(super) struct Said(Heard);
 
 impl Message for Said {
     type Result = ();
@@ -175,17 +177,31 @@ impl RateAccountant {
         let Some(Fleetwide { ledger, me }) = self.fleet.clone() else { return };
         let accountant = self.me.clone();
         self.listening = Some(Listening(actix::spawn(async move {
+            // Said once, not each second of an outage.
+            let mut lost = false;
             loop {
-                if let Ok(mut listener) = ledger.listen(&me).await {
-                    while let Ok(heard) = listener.next().await {
-                        tell(&accountant, Said(Some((heard.budget, heard.words)))).await;
+                match hear(&*ledger, &me, &accountant).await {
+                    // Silent: a new connection costs less than a dead one.
+                    Ok(()) => lost = false,
+                    Err(error) => {
+                        if !std::mem::replace(&mut lost, true) {
+                            tracing::warn!(%error, "the fleet is not heard: listening again");
+                        }
+                        tokio::time::sleep(LISTEN_AGAIN).await;
                     }
                 }
-                tell(&accountant, Said(None)).await;
-                tokio::time::sleep(LISTEN_AGAIN).await;
             }
         })));
     }
+}
+
+/// Hands on what is said, until nothing is for long.
+async fn hear(ledger: &dyn Ledger, me: &str, accountant: &Address<RateAccountant>) -> Result<(), StoreError> {
+    let mut listener = ledger.listen(me).await?;
+    while let Ok(heard) = tokio::time::timeout(SILENCE, listener.next()).await {
+        tell(accountant, Said(heard?)).await;
+    }
+    Ok(())
 }
 
 /// An accountant that is being started again has no budget that could hear it.
@@ -257,9 +273,8 @@ impl Handler<Metered<Said>> for RateAccountant {
     type Result = ();
 
     fn handle(&mut self, message: Metered<Said>, ctx: &mut Context<Self>) {
-        let (Said(said), _handling) = message.open();
+        let (Said(Heard { budget, words }), _handling) = message.open();
         let now = self.now();
-        let Some((budget, words)) = said else { return };
         let named = |key: &&BudgetKey| key.name(&self.llm_endpoints) == budget;
         let Some(key) = self.accounts.keys().find(named).cloned() else { return };
         if let Some(entry) = self.accounts.get_mut(&key) {

@@ -163,7 +163,13 @@ async fn claim(
         return Idle::Shut(shut - patience);
     }
     let asked = Instant::now();
-    let claims = process.store.claim(room).await.unwrap_or_default();
+    let claims = match process.store.claim(room).await {
+        Ok(claims) => claims,
+        Err(error) => {
+            eprintln!("nothing claimed: {error}");
+            return Idle::Empty;
+        }
+    };
     if claims.is_empty() {
         return Idle::Empty;
     }

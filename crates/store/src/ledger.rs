@@ -27,7 +27,7 @@ pub trait Ledger: Send + Sync + 'static {
     async fn say(&self, budget: &str, words: &[u8]) -> Result<()>;
 
     /// Takes or keeps the keepership of a budget, notes its state and says words: one round trip, all
-    /// of it or nothing.
+    /// of it or nothing. A request whose answer was lost may be repeated.
     async fn keep(&self, budget: &str, keep: &Keep) -> Result<Kept>;
 
     /// Hears what is said from now on, on every budget; as long as it listens, `member` counts as
@@ -131,8 +131,10 @@ pub(crate) struct Entry {
 impl Entry {
     /// Applies a request. Says whether it was granted.
     pub fn keep(&mut self, keep: &Keep, now: Timestamp) -> Kept {
-        let ours = keep.epoch > 0 && self.epoch == keep.epoch && self.keeper == keep.member;
-        let granted = ours || self.until <= now;
+        let mine = self.keeper == keep.member;
+        let ours = mine && keep.epoch > 0 && self.epoch == keep.epoch;
+        // Who has it and asks for it never heard that it was granted.
+        let granted = ours || (mine && keep.epoch == 0) || self.until <= now;
         let mut note = None;
         if granted {
             if !ours {

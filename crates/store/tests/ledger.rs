@@ -11,6 +11,7 @@ use crate::world::{BOUND, World, running};
 on_every_store!(
     one_keeps_a_budget_until_it_leaves,
     a_keeper_that_is_gone_is_followed_with_its_note,
+    who_never_heard_that_it_keeps_a_budget_may_ask_again,
     who_listens_hears_what_is_said_in_order,
     what_is_refused_is_neither_noted_nor_said,
     what_is_too_large_is_refused,
@@ -55,6 +56,15 @@ async fn a_keeper_that_is_gone_is_followed_with_its_note(world: World) {
     assert_eq!(budgets.len(), 1);
     assert_eq!((budgets[0].budget.as_str(), budgets[0].keeper.as_str()), ("llm", "b#1"));
     assert_eq!(budgets[0].note, b"what it knew");
+}
+
+async fn who_never_heard_that_it_keeps_a_budget_may_ask_again(world: World) {
+    let ledger = world.store("a").await.ledger();
+    let ask = keep("a#1", 0, LEASE, Some("note"), None);
+    let unheard = ledger.keep("llm", &ask).await.unwrap();
+    let again = ledger.keep("llm", &ask).await.unwrap();
+    assert_eq!((again.yours, again.epoch), (true, unheard.epoch + 1));
+    assert!(!ledger.keep("llm", &keep("b#1", 0, LEASE, None, None)).await.unwrap().yours);
 }
 
 async fn who_listens_hears_what_is_said_in_order(world: World) {

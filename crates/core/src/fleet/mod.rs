@@ -248,12 +248,14 @@ impl Fleet {
         if self.cost == 0.0 {
             self.cost = tokens as f64;
         }
-        let flight = self.in_flight;
-        if self.flight.is_some_and(|most| flight >= most) {
-            return Duration::MAX;
-        }
-        if let Some(budget) = self.direct() {
-            return budget.wait(now, tokens);
+        let share_is_out = self.flight.is_some_and(|most| self.in_flight >= most);
+        let keeps = self.part == Part::Keeper;
+        match self.direct() {
+            // Alone, the whole of it is ours, concurrency too, which the budget counts.
+            Some(budget) if keeps || !share_is_out => return budget.wait(now, tokens),
+            Some(_) => return Duration::MAX,
+            None if share_is_out => return Duration::MAX,
+            None => {}
         }
         if let Some(gate) = self.gate(now) {
             return gate.until - now;

@@ -177,6 +177,40 @@ fn garbage_on_the_channel_is_passed_over() {
 }
 
 #[test]
+fn numbers_that_cannot_be_meant_are_passed_over() {
+    let (mut keeper, mut member) = two();
+    let late = r#"{"secs":18446744073709551615,"nanos":0}"#;
+    let met = format!(
+        r#"{{"word":"met","from":"c#1","permit":{late},"sent":{late},"tokens":1,"outcome":null,"closed":null,"reopened":false}}"#
+    );
+    let want = r#"{"word":"want","from":"c#1","jobs":4294967295,"admitted":1e300,"tokens":18446744073709551615,"observed":null}"#;
+    let plan = format!(
+        r#"{{"word":"plan","epoch":9,"keeper":"c#1","void":true,"hello":true,"at":{late},"grants":[],"until":{late},"next":{late},"members":1,"rate":-1.0,"token_rate":null,"opens":null,"gate":null,"say_each":-5.0}}"#
+    );
+    for absurd in [met.as_str(), want, plan.as_str()] {
+        keeper.hear(at(1.0), absurd.as_bytes());
+        member.hear(at(1.0), absurd.as_bytes());
+    }
+    assert_eq!((keeper.part(), member.part()), (Part::Keeper, Part::Member));
+    assert!(keeper.members().iter().all(|(name, _)| name != "c#1"));
+}
+
+#[test]
+fn a_keeper_that_is_alone_again_has_the_whole_concurrency() {
+    let settings = LimitSettings { concurrency: 4, ..limits() };
+    let mut fleet = Fleet::new(&settings, "a#1");
+    fleet.need(at(0.0), 4, 4, 0.0);
+    fleet.step(at(0.0));
+    fleet.kept(at(0.0), granted(1));
+    fleet.flight = Some(1);
+    for _ in 0..4 {
+        assert_eq!(fleet.wait(at(1.0), 1), Duration::ZERO);
+        fleet.take(at(1.0), 1);
+    }
+    assert_eq!(fleet.wait(at(1.0), 1), Duration::MAX);
+}
+
+#[test]
 fn who_leaves_frees_the_keepership() {
     let (mut keeper, _) = two();
     assert!(matches!(keeper.leave().as_slice(), [Act::Keep { lease: Duration::ZERO, .. }]));

@@ -1,9 +1,16 @@
 //! What the processes of a fleet say to each other about one budget, as JSON.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::budget::{Closed, Outcome, Tick};
 use crate::headers::Observed;
+
+/// No instant is later: the year 9999.
+const LATEST: Duration = Duration::from_secs(253_402_300_800);
+/// Most callers that one member says it has.
+const MOST_JOBS: u32 = 1_000_000;
 
 /// One message on a budget's channel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,9 +31,33 @@ impl Word {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// As it was heard; `None` of what this build does not understand.
+    /// As it was heard; `None` of what this build does not understand, or cannot be meant.
     pub fn decode(words: &[u8]) -> Option<Word> {
-        serde_json::from_slice(words).ok()
+        serde_json::from_slice(words).ok().filter(Word::is_plausible)
+    }
+
+    /// Whether its numbers are of this world: nothing that is computed with them overflows.
+    fn is_plausible(&self) -> bool {
+        let instant = |at: Tick| at < LATEST;
+        match self {
+            Word::Want(want) => {
+                want.jobs <= MOST_JOBS
+                    && want.admitted.abs() < LATEST.as_secs_f64()
+                    && want.observed.as_ref().is_none_or(|(sent, _)| instant(*sent))
+            }
+            Word::Met(met) => {
+                instant(met.permit)
+                    && instant(met.sent)
+                    && met.closed.is_none_or(|closed| instant(closed.until))
+            }
+            Word::Plan(plan) => {
+                let offset = |offset: &u64| *offset < LATEST.as_secs();
+                [plan.at, plan.until, plan.next].into_iter().all(instant)
+                    && plan.gate.is_none_or(|gate| instant(gate.until))
+                    && plan.opens.is_none_or(instant)
+                    && plan.grants.iter().all(|grants| grants.offsets.iter().all(offset))
+            }
+        }
     }
 }
 

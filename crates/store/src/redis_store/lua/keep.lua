@@ -8,8 +8,10 @@ local function int(number)
 end
 local found = redis.call('HMGET', KEYS[1], 'keeper', 'epoch', 'until', 'note', 'notedAt')
 local keeper, epoch, till = found[1] or '', tonumber(found[2]) or 0, tonumber(found[3]) or 0
-local ours = tonumber(ARGV[2]) > 0 and epoch == tonumber(ARGV[2]) and keeper == ARGV[1]
-local granted = ours or till <= now
+local mine, given = keeper == ARGV[1], tonumber(ARGV[2])
+local ours = mine and given > 0 and epoch == given
+-- Who has it and asks for it never heard that it was granted.
+local granted = ours or (mine and given == 0) or till <= now
 local note, noted_at = '', 0
 if granted then
   if not ours then
