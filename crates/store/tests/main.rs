@@ -7,6 +7,7 @@ mod conformance;
 mod ledger;
 mod lost_replies;
 mod model;
+mod redis_real;
 mod redis_specifics;
 mod sqlite_specifics;
 mod waiting;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::redis_real::fleet::Cluster;
 use steadfast_core::end::EndStatus;
 use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
@@ -18,6 +19,8 @@ pub enum World {
     Memory(MemoryStore),
     Sqlite(tempfile::TempDir),
     Redis(RedisServer),
+    /// A part of it: what has this prefix.
+    Cluster(Arc<Cluster>, String),
 }
 
 impl World {
@@ -34,11 +37,16 @@ impl World {
         World::Redis(RedisServer::start())
     }
 
+    pub fn cluster(cluster: &Arc<Cluster>, name: &str) -> Self {
+        World::Cluster(Arc::clone(cluster), format!("{{{name}}}:"))
+    }
+
     pub fn url(&self) -> String {
         match self {
             World::Memory(_) => "memory:".to_owned(),
             World::Sqlite(folder) => format!("sqlite:{}/queue.db", folder.path().display()),
             World::Redis(server) => server.url(),
+            World::Cluster(cluster, _) => cluster.url(),
         }
     }
 
@@ -50,10 +58,13 @@ impl World {
     /// The same with other settings.
     pub async fn with(&self, runner: &str, change: impl FnOnce(&mut Settings)) -> Arc<dyn Store> {
         let mut settings = Settings::for_tests(self.url());
+        if let World::Cluster(_, prefix) = self {
+            settings.prefix.clone_from(prefix);
+        }
         change(&mut settings);
         match self {
             World::Memory(store) => Arc::new(store.for_runner(&settings, runner)),
-            World::Sqlite(_) | World::Redis(_) => open(&settings, runner).await.unwrap(),
+            World::Sqlite(_) | World::Redis(_) | World::Cluster(..) => open(&settings, runner).await.unwrap(),
         }
     }
 
@@ -63,13 +74,20 @@ impl World {
     }
 }
 
-/// Runs each test on each store.
+/// Runs each test on each store; in a cluster one after the other.
 #[macro_export]
 macro_rules! on_every_store {
     ($($name:ident),* $(,)?) => {
         mod memory { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::memory()).await } )* }
         mod sqlite { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::sqlite()).await } )* }
         mod redis { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::redis()).await } )* }
+        mod cluster {
+            #[tokio::test]
+            async fn all_in_one() {
+                let cluster = std::sync::Arc::new($crate::redis_real::fleet::Cluster::of_three().await);
+                $( super::$name($crate::world::World::cluster(&cluster, stringify!($name))).await; )*
+            }
+        }
     };
 }
 

@@ -1,23 +1,37 @@
-//! The connection to Redis: made when it is needed, made again when it broke, and the scripts that
-//! run over it.
+//! The connection to Redis: made when it is needed, made again when it broke or when the queue is
+//! elsewhere, and the scripts that run over it.
+
+mod address;
+mod greeting;
+mod place;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use futures_util::StreamExt;
+use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script,
-    ScriptInvocation, Value,
+    Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Msg, Pipeline, RedisError, RedisResult, Script,
+    Value, cmd, pipe,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
-use super::failure::{failure, is_broken};
+use self::address::Address;
+use self::place::Place;
+use super::failure::{Elsewhere, elsewhere, failure, is_broken, is_no_script};
+use super::keys::Keys;
 use crate::settings::masked;
 use crate::{Result, Settings, StoreError};
 
+/// Most times that one request follows the queue to another node.
+const MOVES: usize = 4;
+
+/// Most times that one call loads its script: somebody may flush them each time.
+const LOADS: usize = 3;
+
 /// A connection that many commands share, and the way to a new one.
 pub(super) struct Link {
-    client: Client,
+    place: Place,
     /// The URL without its password.
     pub shown: String,
     connect_timeout: Duration,
@@ -25,11 +39,13 @@ pub(super) struct Link {
     /// It has answered as Redis does: an unreadable answer from here on was cut off.
     is_redis: AtomicBool,
     current: Mutex<Current>,
+    /// The server that the connection goes to.
+    at: watch::Sender<Option<ConnectionAddr>>,
 }
 
 #[derive(Default)]
 struct Current {
-    connection: Option<MultiplexedConnection>,
+    connection: Option<(MultiplexedConnection, ConnectionAddr)>,
     /// Counts connections, so that a broken one is dropped once and its successor is not.
     made: u64,
     /// Whether the last attempt failed. Only for those who look closely: the worker itself says
@@ -37,59 +53,71 @@ struct Current {
     away: bool,
 }
 
+/// A connection, the server that it goes to, and its number.
+struct Line {
+    connection: MultiplexedConnection,
+    at: ConnectionAddr,
+    number: u64,
+}
+
 impl Link {
     /// For a URL; connects nowhere yet.
     pub fn new(url: &str, settings: &Settings) -> Result<Self> {
         let shown = masked(url);
-        if url.starts_with("rediss:") && rustls::crypto::CryptoProvider::get_default().is_none() {
+        if url.starts_with("rediss") && rustls::crypto::CryptoProvider::get_default().is_none() {
             let why = format!("{shown}: no TLS provider is installed in this process");
             return Err(StoreError::Unusable(why));
         }
-        let client = Client::open(url).map_err(|error| failure(&shown, &error))?;
+        let address = Address::read(url, &settings.ca_file).map_err(|error| failure(&shown, &error))?;
+        let probe = has_tag(&settings.prefix).then(|| Keys::new(&settings.prefix).stream());
         Ok(Link {
-            client,
+            place: Place::new(address, settings.connect_timeout, probe),
             shown,
             connect_timeout: settings.connect_timeout,
             response_timeout: settings.response_timeout,
             current: Mutex::default(),
             is_redis: AtomicBool::new(false),
+            at: watch::Sender::new(None),
         })
     }
 
     /// A connection of one's own, on which a command may take as long as it takes: the client's
     /// usual limit would leave a blocking read's answer to nobody.
     pub async fn connect_blocking(&self) -> RedisResult<MultiplexedConnection> {
-        self.connect(None).await
+        self.place.connect(None).await.map(|(connection, _)| connection)
     }
 
-    /// A connection of one's own for what others say.
-    pub async fn pubsub(&self) -> RedisResult<(redis::aio::PubSubSink, redis::aio::PubSubStream)> {
-        let connect = self.client.get_async_pubsub();
-        let pubsub = tokio::time::timeout(self.connect_timeout, connect).await;
-        let late = || RedisError::from((ErrorKind::Io, "connecting took too long"));
-        Ok(pubsub.map_err(|_| late())??.split())
+    /// A connection of one's own for what others say, to the server that everything else goes to:
+    /// who is present is known to that one alone.
+    pub async fn pubsub(&self) -> RedisResult<(PubSubSink, Words)> {
+        let line = self.connection().await?;
+        let client = Client::open(self.place.info(&line.at))?;
+        let pubsub = tokio::time::timeout(self.connect_timeout, client.get_async_pubsub()).await;
+        let late = |_| RedisError::from((ErrorKind::Io, "connecting took too long"));
+        let (sink, stream) = pubsub.map_err(late)??.split();
+        Ok((sink, Words { stream, at: line.at, now: self.at.subscribe() }))
     }
 
-    async fn connect(&self, response_timeout: Option<Duration>) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(response_timeout);
-        self.client.get_multiplexed_async_connection_with_config(&config).await
-    }
-
-    async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
+    async fn connection(&self) -> RedisResult<Line> {
         let mut current = self.current.lock().await;
-        if let Some(connection) = &current.connection {
-            return Ok((connection.clone(), current.made));
+        if let Some((connection, at)) = &current.connection {
+            return Ok(Line { connection: connection.clone(), at: at.clone(), number: current.made });
         }
-        match self.connect(Some(self.response_timeout)).await {
-            Ok(connection) => {
+        match self.place.connect(Some(self.response_timeout)).await {
+            Ok((connection, at)) => {
                 if std::mem::take(&mut current.away) {
                     tracing::debug!(store = %self.shown, "redis is back");
                 }
+                if current.made == 0 {
+                    self.look_over(&connection).await;
+                }
                 current.made += 1;
-                current.connection = Some(connection.clone());
-                Ok((connection, current.made))
+                current.connection = Some((connection.clone(), at.clone()));
+                let before = self.at.send_replace(Some(at.clone()));
+                if before.is_some_and(|before| before != at) {
+                    tracing::info!(store = %self.shown, server = %at, "the queue is on another server now");
+                }
+                Ok(Line { connection, at, number: current.made })
             }
             Err(error) => {
                 if !std::mem::replace(&mut current.away, true) {
@@ -100,27 +128,84 @@ impl Link {
         }
     }
 
+    /// Says what an operator ought to change; a user without the right to see it is not bothered.
+    async fn look_over(&self, connection: &MultiplexedConnection) {
+        let answer: RedisResult<String> =
+            cmd("INFO").arg("memory").query_async(&mut connection.clone()).await;
+        if let Some(policy) = answer.as_deref().ok().and_then(greeting::evicts) {
+            tracing::warn!(
+                store = %self.shown,
+                policy,
+                "redis drops keys when its memory is full, and jobs with them: set maxmemory-policy noeviction"
+            );
+        }
+    }
+
     /// Sends something over the connection; if that turns out to have been closed, once more over a
-    /// new one. Only for what may be done twice. Says whether it was sent once.
+    /// new one. Only for what may be done twice. Says whether it was sent once. Where a cluster says
+    /// that the queue is elsewhere, nothing was done, and it is followed there.
     async fn send(&self, request: Request<'_>) -> RedisResult<(Value, bool)> {
-        let mut again = true;
+        let (mut again, mut moves) = (true, 0);
         loop {
-            let (mut connection, number) = self.connection().await?;
-            let error = match request.send(&mut connection).await {
+            let mut line = self.connection().await?;
+            let error = match request.send(&mut line.connection).await {
                 Ok(value) => return Ok((value, again)),
                 Err(error) => error,
             };
             if is_broken(&error) {
                 let mut current = self.current.lock().await;
-                if current.made == number {
+                if current.made == line.number {
                     current.connection = None;
                 }
+            }
+            match elsewhere(&error) {
+                Some(Elsewhere::Moved(to)) if moves < MOVES => {
+                    moves += 1;
+                    self.place.told(&line.at, &to);
+                    continue;
+                }
+                Some(Elsewhere::Ask(to)) => {
+                    return self.ask(request, &line.at, &to, error).await.map(|value| (value, again));
+                }
+                Some(Elsewhere::Moved(_)) | None => {}
             }
             // A time-out is not repeated: the caller has waited long enough to decide.
             if !std::mem::take(&mut again) || !error.is_connection_dropped() {
                 return Err(error);
             }
         }
+    }
+
+    /// Sends something to the node that a moving slot goes to, once, as that node wants it.
+    async fn ask(
+        &self,
+        request: Request<'_>,
+        teller: &ConnectionAddr,
+        to: &str,
+        error: RedisError,
+    ) -> RedisResult<Value> {
+        let Some(at) = self.place.beside(teller, to) else { return Err(error) };
+        let asking = |command: &Cmd| {
+            let mut pipeline = pipe();
+            pipeline.cmd("ASKING").ignore().add_command(command.clone());
+            pipeline
+        };
+        let mut connection = match request {
+            // Some of its keys are here and some are there: only the end of the move helps.
+            Request::Pipeline(_) => return Err(error),
+            Request::Command(_) | Request::Script(..) => {
+                self.place.dial(self.place.info(&at), Some(self.response_timeout)).await?
+            }
+        };
+        let answers: Vec<Value> = match request {
+            Request::Command(command) => asking(command).query_async(&mut connection).await?,
+            Request::Script(script, command) => {
+                script.load_async(&mut connection).await?;
+                asking(command).query_async(&mut connection).await?
+            }
+            Request::Pipeline(_) => return Err(error),
+        };
+        answers.into_iter().next_back().ok_or(error)
     }
 
     /// One command, its error as it came.
@@ -146,14 +231,15 @@ impl Link {
 
     /// One script, by its hash; loaded if the server does not know it (any more).
     pub async fn script<T: FromRedisValue>(&self, script: &Script, call: &Call) -> Result<T> {
-        let mut invocation = script.prepare_invoke();
+        let mut command = cmd("EVALSHA");
+        command.arg(script.get_hash()).arg(call.keys.len());
         for key in &call.keys {
-            invocation.key(key);
+            command.arg(key);
         }
         for arg in &call.args {
-            invocation.arg(arg.as_slice());
+            command.arg(arg.as_slice());
         }
-        self.read(self.send(Request::Script(&invocation)).await.map(|(answer, _)| answer))
+        self.read(self.send(Request::Script(script, &command)).await.map(|(answer, _)| answer))
     }
 
     /// Reads an answer as what it ought to be. An answer of another shape says nothing against the
@@ -187,15 +273,65 @@ impl Link {
 enum Request<'a> {
     Command(&'a Cmd),
     Pipeline(&'a Pipeline),
-    Script(&'a ScriptInvocation<'a>),
+    Script(&'a Script, &'a Cmd),
 }
 
 impl Request<'_> {
     async fn send(self, over: &mut MultiplexedConnection) -> RedisResult<Value> {
         match self {
             Request::Command(command) => command.query_async(over).await,
-            Request::Pipeline(pipeline) => pipeline.query_async(over).await,
-            Request::Script(script) => script.invoke_async(over).await,
+            Request::Pipeline(pipeline) => {
+                let answers = pipeline.query_async(over).await?;
+                refused_whole(&answers).map_or(Ok(answers), Err)
+            }
+            Request::Script(script, command) => {
+                let mut answer = command.query_async(over).await;
+                for _ in 0..LOADS {
+                    if !answer.as_ref().is_err_and(is_no_script) {
+                        break;
+                    }
+                    script.load_async(over).await?;
+                    answer = command.query_async(over).await;
+                }
+                answer
+            }
+        }
+    }
+}
+
+/// An answer among those of a pipeline whose errors are read one by one, that concerns the server
+/// and not the one key: the queue has moved, or cannot be read now.
+fn refused_whole(answers: &Value) -> Option<RedisError> {
+    let Value::Array(answers) = answers else { return None };
+    let of_server = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "LOADING", "NOPERM"];
+    answers.iter().find_map(|answer| match answer {
+        Value::ServerError(error) if of_server.contains(&error.code()) => Some(error.clone().into()),
+        _ => None,
+    })
+}
+
+/// Whether all keys that begin so lie in one slot of a cluster: what is between the first `{` and
+/// the next `}` alone decides, if there is anything.
+fn has_tag(prefix: &str) -> bool {
+    let tag = prefix.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    tag.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
+/// What is heard on channels; it ends when the queue is on another server.
+pub(super) struct Words {
+    stream: PubSubStream,
+    at: ConnectionAddr,
+    now: watch::Receiver<Option<ConnectionAddr>>,
+}
+
+impl Words {
+    /// The next; `None` if there will be no more. May be dropped without loss.
+    pub async fn next(&mut self) -> Option<Msg> {
+        let (at, now) = (&self.at, &mut self.now);
+        let moved = now.wait_for(|now| now.as_ref().is_some_and(|now| now != at));
+        tokio::select! {
+            message = self.stream.next() => message,
+            _ = moved => None,
         }
     }
 }
@@ -233,5 +369,20 @@ impl Call {
     pub fn bytes(mut self, arg: &[u8]) -> Self {
         self.args.push(arg.to_vec());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_tag_holds_all_keys_together() {
+        for prefix in ["{steadfast}:", "a{b}", "{{x}:", "a{b}c{d}"] {
+            assert!(has_tag(prefix), "{prefix}");
+        }
+        for prefix in ["", "steadfast:", "{}", "{}{x}", "{x", "}x{", "x}"] {
+            assert!(!has_tag(prefix), "{prefix}");
+        }
     }
 }
