@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
@@ -20,19 +21,22 @@ pub(super) enum OwnFault {
     NoMaster,
     /// No sentinel answers, or what they name is not a master yet.
     FailingOver,
-    /// It took the connection and says nothing.
+    /// It says nothing.
     Silent,
+    /// It hangs up before a word.
+    HungUp,
     /// `queue.ca_file` cannot be used.
     Authorities,
 }
 
-const OWN: [(OwnFault, &str); 7] = [
+const OWN: [(OwnFault, &str); 8] = [
     (OwnFault::NoTag, "OWN-NOTAG"),
     (OwnFault::NoCluster, "OWN-NOCLUSTER"),
     (OwnFault::IsSentinel, "OWN-SENTINEL"),
     (OwnFault::NoMaster, "OWN-NOMASTER"),
     (OwnFault::FailingOver, "OWN-FAILOVER"),
     (OwnFault::Silent, "OWN-SILENT"),
+    (OwnFault::HungUp, "OWN-HUNGUP"),
     (OwnFault::Authorities, "OWN-CA"),
 ];
 
@@ -67,8 +71,16 @@ pub(super) fn failure(shown: &str, error: &RedisError) -> StoreError {
                  configuration"
             )),
             OwnFault::FailingOver => unavailable(&format!("redis is failing over: {detail}")),
-            OwnFault::Silent => unavailable(&format!(
-                "what listens there took the connection and said nothing for {detail}: it hangs, or is not redis"
+            OwnFault::Silent => {
+                let tls =
+                    if shown.starts_with("rediss") { ", or does not speak TLS (then redis://)" } else { "" };
+                unavailable(&format!(
+                    "nothing answered within {detail}: the host is away, hangs, or is not redis{tls}"
+                ))
+            }
+            OwnFault::HungUp => unavailable(&format!(
+                "what listens there hung up at once ({detail}): it is going down, has as many clients as it \
+                 takes, or wants TLS (then rediss://)"
             )),
             OwnFault::Authorities => unusable(&format!("queue.ca_file cannot be used: {detail}")),
         };
@@ -95,9 +107,9 @@ pub(super) fn failure(shown: &str, error: &RedisError) -> StoreError {
         "DENIED" => unusable(
             "redis is in protected mode and serves its own machine alone: give it a user and a password",
         ),
-        "NOPERM" => unusable(&format!(
-            "the user in queue.url lacks a right ({}): docs/redis.md has the list of what it needs",
-            detail(error)
+        _ if is_no_right(error) => unusable(&format!(
+            "the user in queue.url lacks a right ({error}): docs/redis.md has the list of what it needs, and \
+             ACL LOG on the server says which one was missed"
         )),
         "WRONGTYPE" => unusable(
             "a key that the queue uses (job-queue and job-queue:*, under queue.prefix) holds another kind of \
@@ -125,26 +137,19 @@ pub(super) fn failure(shown: &str, error: &RedisError) -> StoreError {
 
 /// What TLS has against the server, if that is the reason.
 fn refused_by_tls(error: &RedisError) -> Option<String> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(each) = cause {
-        let inner = each.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = each.downcast_ref::<rustls::Error>();
-        match tls.or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>())) {
-            Some(rustls::Error::InvalidCertificate(why)) => {
-                return Some(format!(
-                    "its certificate is not trusted ({why}): name the authority that signed it in \
-                     queue.ca_file, and the host in queue.url as the certificate does"
-                ));
-            }
-            Some(rustls::Error::InvalidMessage(_)) => {
-                return Some(
-                    "it does not speak TLS: write redis:// in queue.url, or name its TLS port".into(),
-                );
-            }
-            Some(_) | None => cause = each.source(),
+    // The client keeps the cause in an `Arc`, as which it has to be asked for.
+    let shared = error.source()?.downcast_ref::<Arc<dyn Error + Send + Sync>>()?;
+    let inner = shared.downcast_ref::<std::io::Error>()?.get_ref()?;
+    match inner.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(why) => Some(format!(
+            "its certificate is not trusted ({why}): name the authority that signed it in queue.ca_file, and \
+             the host in queue.url as the certificate does"
+        )),
+        rustls::Error::InvalidMessage(_) => {
+            Some("it does not speak TLS: write redis:// in queue.url, or name its TLS port".into())
         }
+        _ => None,
     }
-    None
 }
 
 /// Whether the connection is of no more use.
@@ -183,9 +188,15 @@ pub(super) fn is_unknown(error: &RedisError) -> bool {
     code(error) == "ERR"
 }
 
-/// The user may not do this.
+/// The user may not do this; or, to Redis 7.0 a plain error, may not do it in a script.
 pub(super) fn is_no_right(error: &RedisError) -> bool {
-    code(error) == "NOPERM"
+    let in_script = ["The user executing the script can't", "ACL failure in script"];
+    code(error) == "NOPERM" || in_script.iter().any(|words| error.to_string().contains(words))
+}
+
+/// Trying again does not help: a person has to.
+pub(super) fn is_for_good(error: &RedisError) -> bool {
+    matches!(failure("", error), StoreError::Unusable(_))
 }
 
 /// The group is gone: flushed, or lost in a failover.
@@ -198,14 +209,20 @@ pub(super) fn is_busy_group(error: &RedisError) -> bool {
     code(error) == "BUSYGROUP"
 }
 
-/// The first word of the server's error; empty for an error of the client.
+/// The first word of the server's error, or of what a transaction was discarded for; empty for an
+/// error of the client.
 fn code(error: &RedisError) -> String {
-    match error.code() {
-        Some(code) => code.to_owned(),
-        None => match error.clone().into_server_errors() {
-            Some(errors) => errors.first().map(|(_, error)| error.code().to_owned()).unwrap_or_default(),
-            None => String::new(),
-        },
+    let of_server = || {
+        let errors = error.clone().into_server_errors()?;
+        errors.first().map(|(_, error)| error.code().to_owned())
+    };
+    match error.code().map(str::to_owned).or_else(of_server).unwrap_or_default() {
+        code if code == "EXECABORT" => {
+            let detail = detail(error);
+            let cause = detail.split_once("because of: ").and_then(|(_, cause)| cause.split(' ').next());
+            cause.map(str::to_owned).unwrap_or(code)
+        }
+        code => code,
     }
 }
 

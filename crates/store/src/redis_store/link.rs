@@ -280,6 +280,7 @@ impl Request<'_> {
     async fn send(self, over: &mut MultiplexedConnection) -> RedisResult<Value> {
         match self {
             Request::Command(command) => command.query_async(over).await,
+            Request::Pipeline(pipeline) if pipeline.is_transaction() => transaction(pipeline, over).await,
             Request::Pipeline(pipeline) => {
                 let answers = pipeline.query_async(over).await?;
                 refused_whole(&answers).map_or(Ok(answers), Err)
@@ -299,13 +300,33 @@ impl Request<'_> {
     }
 }
 
-/// An answer among those of a pipeline whose errors are read one by one, that concerns the server
-/// and not the one key: the queue has moved, or cannot be read now.
+/// Commands that are done together. Not the client's own way: its connection breaks if the server
+/// refuses the beginning itself.
+async fn transaction(commands: &Pipeline, over: &mut MultiplexedConnection) -> RedisResult<Value> {
+    let mut whole = pipe();
+    whole.ignore_errors().cmd("MULTI");
+    for command in commands.cmd_iter() {
+        whole.add_command(command.clone());
+    }
+    whole.cmd("EXEC");
+    let answers: Vec<Value> = whole.query_async(over).await?;
+    let refused = answers.iter().find_map(|answer| match answer {
+        Value::ServerError(error) => Some(error.clone().into()),
+        _ => None,
+    });
+    match (refused, answers.into_iter().next_back()) {
+        (Some(error), _) => Err(error),
+        (None, Some(answers)) => Ok(answers),
+        (None, None) => Err((ErrorKind::UnexpectedReturnType, "a transaction had no answer").into()),
+    }
+}
+
+/// An answer among those of a pipeline whose errors are read one by one, that is not about the one
+/// key: the queue has moved, or cannot be read now.
 fn refused_whole(answers: &Value) -> Option<RedisError> {
     let Value::Array(answers) = answers else { return None };
-    let of_server = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "LOADING", "NOPERM"];
     answers.iter().find_map(|answer| match answer {
-        Value::ServerError(error) if of_server.contains(&error.code()) => Some(error.clone().into()),
+        Value::ServerError(error) if error.code() != "WRONGTYPE" => Some(error.clone().into()),
         _ => None,
     })
 }

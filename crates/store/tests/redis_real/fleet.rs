@@ -11,7 +11,7 @@ use redis::{FromRedisValue, RedisResult};
 use steadfast_store::testing::RedisServer;
 use tempfile::TempDir;
 
-use crate::world::soon;
+use crate::world::{BOUND, soon};
 
 /// The hash tag of these tests, and its slot.
 pub const TAG: &str = "{steadfast}:";
@@ -28,7 +28,9 @@ pub struct Talk {
 impl Talk {
     pub async fn to(url: &str) -> Self {
         let client = redis::Client::open(url).unwrap();
-        Talk { connection: client.get_multiplexed_async_connection().await.unwrap() }
+        // The client's own half a second is short where much is asked for.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(BOUND));
+        Talk { connection: client.get_multiplexed_async_connection_with_config(&patient).await.unwrap() }
     }
 
     pub async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> RedisResult<T> {

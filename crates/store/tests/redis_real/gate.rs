@@ -2,7 +2,7 @@
 //! pass, answers in the server's place, is silent, or leads to another server.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use steadfast_store::testing::RedisServer;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -21,8 +21,6 @@ pub enum Way {
 pub struct Gate {
     folder: tempfile::TempDir,
     way: watch::Sender<Way>,
-    /// What was asked, as its first word.
-    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Gate {
@@ -30,12 +28,11 @@ impl Gate {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("gate.sock")).unwrap();
         let way = watch::Sender::new(Way::Open(server.socket()));
-        let asked = Arc::default();
-        let gate = Gate { folder, way, asked };
-        let (way, asked) = (gate.way.subscribe(), Arc::clone(&gate.asked));
+        let gate = Gate { folder, way };
+        let way = gate.way.subscribe();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(between(client, way.clone(), Arc::clone(&asked)));
+                tokio::spawn(between(client, way.clone()));
             }
         });
         gate
@@ -54,10 +51,6 @@ impl Gate {
     pub fn answer(&self, server: &RedisServer, error: &str) {
         self.way.send_replace(Way::Answer(server.socket(), error.to_owned()));
     }
-
-    pub fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.asked.lock().unwrap())
-    }
 }
 
 fn socket(way: &Way) -> &PathBuf {
@@ -66,7 +59,7 @@ fn socket(way: &Way) -> &PathBuf {
     }
 }
 
-async fn between(client: UnixStream, mut way: watch::Receiver<Way>, asked: Arc<Mutex<Vec<String>>>) {
+async fn between(client: UnixStream, mut way: watch::Receiver<Way>) {
     let first = socket(&way.borrow_and_update()).clone();
     let Ok(server) = UnixStream::connect(&first).await else { return };
     let (from_client, to_client) = client.into_split();
@@ -99,7 +92,6 @@ async fn between(client: UnixStream, mut way: watch::Receiver<Way>, asked: Arc<M
                 }
                 Way::Open(_) | Way::Answer(..) => to_server.write_all(&written(&words)).await,
             };
-            asked.lock().unwrap().push(first);
             if sent.is_err() {
                 break;
             }

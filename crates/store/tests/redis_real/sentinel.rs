@@ -3,7 +3,7 @@
 use steadfast_store::{Admission, Renewal, Settings, StoreError, open};
 
 use super::cluster::{in_the_end, next_claims};
-use super::fleet::{Watched, until};
+use super::fleet::Watched;
 use crate::world::*;
 
 #[tokio::test]

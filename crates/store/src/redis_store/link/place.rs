@@ -102,7 +102,12 @@ impl Place {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(response_timeout);
-        Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await
+        let connection = Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await;
+        connection.map_err(|error| match error.is_connection_dropped() && !error.is_connection_refusal() {
+            true => own(OwnFault::HungUp, error),
+            false if error.is_timeout() => self.silent(),
+            false => error,
+        })
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
@@ -190,8 +195,12 @@ impl Place {
         connection: &mut MultiplexedConnection,
         command: &Cmd,
     ) -> RedisResult<T> {
-        let silent = |_| own(OwnFault::Silent, format_args!("{:?}", self.connect_timeout));
-        tokio::time::timeout(self.connect_timeout, command.query_async(connection)).await.map_err(silent)?
+        let answer = tokio::time::timeout(self.connect_timeout, command.query_async(connection)).await;
+        answer.map_err(|_| self.silent())?
+    }
+
+    fn silent(&self) -> RedisError {
+        own(OwnFault::Silent, format_args!("{:?}", self.connect_timeout))
     }
 
     /// The master's address by the newest configuration that more than half of the sentinels know, or
