@@ -5,7 +5,7 @@ mod address;
 mod greeting;
 mod place;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -39,6 +39,8 @@ pub(super) struct Link {
     /// It has answered as Redis does: an unreadable answer from here on was cut off.
     is_redis: AtomicBool,
     current: Mutex<Current>,
+    /// How often connecting was tried.
+    tries: AtomicU64,
     /// The server that the connection goes to.
     at: watch::Sender<Option<ConnectionAddr>>,
 }
@@ -48,9 +50,8 @@ struct Current {
     connection: Option<(MultiplexedConnection, ConnectionAddr)>,
     /// Counts connections, so that a broken one is dropped once and its successor is not.
     made: u64,
-    /// Whether the last attempt failed. Only for those who look closely: the worker itself says
-    /// once that its store is away.
-    away: bool,
+    /// Why the last attempt failed, if it did.
+    away: Option<RedisError>,
 }
 
 /// A connection, the server that it goes to, and its number.
@@ -76,6 +77,7 @@ impl Link {
             connect_timeout: settings.connect_timeout,
             response_timeout: settings.response_timeout,
             current: Mutex::default(),
+            tries: AtomicU64::new(0),
             is_redis: AtomicBool::new(false),
             at: watch::Sender::new(None),
         })
@@ -83,8 +85,10 @@ impl Link {
 
     /// A connection of one's own, on which a command may take as long as it takes: the client's
     /// usual limit would leave a blocking read's answer to nobody.
-    pub async fn connect_blocking(&self) -> RedisResult<MultiplexedConnection> {
-        self.place.connect(None).await.map(|(connection, _)| connection)
+    pub async fn connect_blocking(&self) -> RedisResult<(MultiplexedConnection, ConnectionAddr)> {
+        let (connection, at) = self.place.connect(None).await?;
+        self.leave_all_but(&at).await;
+        Ok((connection, at))
     }
 
     /// A connection of one's own for what others say, to the server that everything else goes to:
@@ -99,13 +103,20 @@ impl Link {
     }
 
     async fn connection(&self) -> RedisResult<Line> {
+        let tries = self.tries.load(Ordering::Relaxed);
         let mut current = self.current.lock().await;
         if let Some((connection, at)) = &current.connection {
             return Ok(Line { connection: connection.clone(), at: at.clone(), number: current.made });
         }
-        match self.place.connect(Some(self.response_timeout)).await {
+        // Who waited while another tried in vain does not try next: a hundred would wait in a row.
+        if let Some(error) = current.away.as_ref().filter(|_| self.tries.load(Ordering::Relaxed) != tries) {
+            return Err(error.clone());
+        }
+        let connected = self.place.connect(Some(self.response_timeout)).await;
+        self.tries.fetch_add(1, Ordering::Relaxed);
+        match connected {
             Ok((connection, at)) => {
-                if std::mem::take(&mut current.away) {
+                if current.away.take().is_some() {
                     tracing::debug!(store = %self.shown, "redis is back");
                 }
                 if current.made == 0 {
@@ -120,12 +131,34 @@ impl Link {
                 Ok(Line { connection, at, number: current.made })
             }
             Err(error) => {
-                if !std::mem::replace(&mut current.away, true) {
+                // The worker itself says once that its store is away; this is for who looks closely.
+                if current.away.replace(error.clone()).is_none() {
                     tracing::debug!(store = %self.shown, %error, "redis is away");
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Leaves the server if the sentinels name another by now: one that was cut off from them is a
+    /// master for as long as it stays so, and what it is told is forgotten.
+    pub async fn recheck(&self) {
+        if let Some(at) = self.place.named_by_sentinels().await {
+            self.leave_all_but(&at).await;
+        }
+    }
+
+    /// The queue is there now: a connection to elsewhere is of no more use.
+    async fn leave_all_but(&self, at: &ConnectionAddr) {
+        let mut current = self.current.lock().await;
+        if current.connection.as_ref().is_some_and(|(_, here)| here != at) {
+            current.connection = None;
+        }
+    }
+
+    /// Ends when everything else goes to another server than this.
+    pub async fn left(&self, at: &ConnectionAddr) {
+        is_elsewhere(&mut self.at.subscribe(), at).await;
     }
 
     /// Says what an operator ought to change; a user without the right to see it is not bothered.
@@ -348,13 +381,16 @@ pub(super) struct Words {
 impl Words {
     /// The next; `None` if there will be no more. May be dropped without loss.
     pub async fn next(&mut self) -> Option<Msg> {
-        let (at, now) = (&self.at, &mut self.now);
-        let moved = now.wait_for(|now| now.as_ref().is_some_and(|now| now != at));
         tokio::select! {
             message = self.stream.next() => message,
-            _ = moved => None,
+            () = is_elsewhere(&mut self.now, &self.at) => None,
         }
     }
+}
+
+async fn is_elsewhere(now: &mut watch::Receiver<Option<ConnectionAddr>>, at: &ConnectionAddr) {
+    // It fails when the link is gone: nobody is left to go anywhere.
+    let _ = now.wait_for(|now| now.as_ref().is_some_and(|now| now != at)).await;
 }
 
 /// The keys and arguments of a script.

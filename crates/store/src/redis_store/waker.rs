@@ -92,7 +92,7 @@ impl Reader {
 
     /// Reads over a new connection until it ends or the server goes silent.
     async fn read(&mut self, pause: &mut Duration) -> RedisResult<()> {
-        let mut connection = self.link.connect_blocking().await?;
+        let (mut connection, at) = self.link.connect_blocking().await?;
         let patience = self.patience;
         let begun = tokio::time::timeout(patience, self.begin(&mut connection)).await;
         let Ok(begun) = begun else { return Ok(()) };
@@ -100,8 +100,14 @@ impl Reader {
         *pause = RECONNECT.0;
         // What happened before the reading began is found by who looks now.
         self.tell();
+        let link = Arc::clone(&self.link);
         loop {
-            match self.next(&mut connection).await {
+            let next = tokio::select! {
+                next = self.next(&mut connection) => next,
+                // The queue went elsewhere, and nothing will be heard here any more.
+                () = link.left(&at) => None,
+            };
+            match next {
                 Some(Ok(())) => {}
                 ended => {
                     self.tell();
@@ -147,7 +153,10 @@ impl Reader {
             tokio::time::timeout(self.patience, read.query_async::<Answer>(connection)).await.ok()?;
         let streams = match answer {
             Ok(Some(streams)) => streams,
-            Ok(None) => return Some(Ok(())),
+            Ok(None) => {
+                self.link.recheck().await;
+                return Some(Ok(()));
+            }
             Err(error) => return Some(Err(error)),
         };
         for (stream, entries) in streams {

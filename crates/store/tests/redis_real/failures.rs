@@ -214,3 +214,22 @@ async fn a_full_server_takes_nothing_in_and_lets_everything_out() {
     }
     assert_eq!(done, taken - cancelled + 1);
 }
+
+#[tokio::test]
+async fn many_callers_wait_for_a_silent_server_once_and_not_in_a_row() {
+    let server = RedisServer::start();
+    let gate = Gate::before(&server);
+    let connect_timeout = Duration::from_millis(300);
+    let store = open(&Settings { connect_timeout, ..Settings::for_tests(gate.url()) }, "a").await.unwrap();
+    let claim = running(&*store, "held").await;
+    let before = gate.lead_nowhere();
+    let lease = std::slice::from_ref(&claim.lease);
+    let calls = futures_util::future::join_all((0..50).map(|_| store.renew(lease))).await;
+    for error in calls.into_iter().map(Result::unwrap_err) {
+        assert!(matches!(&error, StoreError::Unavailable(_)), "{error:?}");
+    }
+    let came = gate.came() - before;
+    assert!(came <= 2, "{came} connections for one outage");
+    gate.open(&server);
+    assert_eq!(store.renew(lease).await.unwrap(), [Renewal::Held]);
+}

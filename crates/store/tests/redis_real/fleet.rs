@@ -188,7 +188,8 @@ pub struct Watched {
 impl Watched {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let master = Node::start(free_port(), &["--repl-diskless-sync-delay", "0"]);
+        let debug = ["--enable-debug-command", "yes"];
+        let master = Node::start(free_port(), &[&["--repl-diskless-sync-delay", "0"], &debug[..]].concat());
         let port = master.port.to_string();
         let replica =
             Node::start(free_port(), &["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]);

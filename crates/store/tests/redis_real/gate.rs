@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use steadfast_store::testing::RedisServer;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -16,11 +17,14 @@ pub enum Way {
     Open(PathBuf),
     /// To the server, but for requests that need data: they are answered so.
     Answer(PathBuf, String),
+    /// To nobody: who comes is let in and hears nothing.
+    Nowhere,
 }
 
 pub struct Gate {
     folder: tempfile::TempDir,
     way: watch::Sender<Way>,
+    came: Arc<AtomicUsize>,
 }
 
 impl Gate {
@@ -28,10 +32,11 @@ impl Gate {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("gate.sock")).unwrap();
         let way = watch::Sender::new(Way::Open(server.socket()));
-        let gate = Gate { folder, way };
-        let way = gate.way.subscribe();
+        let gate = Gate { folder, way, came: Arc::default() };
+        let (way, came) = (gate.way.subscribe(), Arc::clone(&gate.came));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                came.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(between(client, way.clone()));
             }
         });
@@ -47,20 +52,38 @@ impl Gate {
         self.way.send_replace(Way::Open(to.socket()));
     }
 
+    /// Cuts what there is, and is silent to who comes; how many came until then.
+    pub fn lead_nowhere(&self) -> usize {
+        self.way.send_replace(Way::Nowhere);
+        self.came()
+    }
+
+    /// How many connections were made.
+    pub fn came(&self) -> usize {
+        self.came.load(Ordering::Relaxed)
+    }
+
     /// Answers with an error from now on.
     pub fn answer(&self, server: &RedisServer, error: &str) {
         self.way.send_replace(Way::Answer(server.socket(), error.to_owned()));
     }
 }
 
-fn socket(way: &Way) -> &PathBuf {
+fn socket(way: &Way) -> Option<&PathBuf> {
     match way {
-        Way::Open(socket) | Way::Answer(socket, _) => socket,
+        Way::Open(socket) | Way::Answer(socket, _) => Some(socket),
+        Way::Nowhere => None,
     }
 }
 
 async fn between(client: UnixStream, mut way: watch::Receiver<Way>) {
-    let first = socket(&way.borrow_and_update()).clone();
+    let first = socket(&way.borrow_and_update()).cloned();
+    let Some(first) = first else {
+        // Held until the way changes, or the test ends.
+        let _ = way.changed().await;
+        drop(client);
+        return;
+    };
     let Ok(server) = UnixStream::connect(&first).await else { return };
     let (from_client, to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
@@ -90,6 +113,7 @@ async fn between(client: UnixStream, mut way: watch::Receiver<Way>) {
                 Way::Answer(_, error) if !matches!(first.as_str(), "HELLO" | "CLIENT") => {
                     to_client.lock().await.write_all(format!("-{error}\r\n").as_bytes()).await
                 }
+                Way::Nowhere => break,
                 Way::Open(_) | Way::Answer(..) => to_server.write_all(&written(&words)).await,
             };
             if sent.is_err() {
@@ -97,7 +121,7 @@ async fn between(client: UnixStream, mut way: watch::Receiver<Way>) {
             }
         }
     };
-    let moved = way.wait_for(|way| *socket(way) != first);
+    let moved = way.wait_for(|way| socket(way) != Some(&first));
     tokio::select! {
         () = answering => {}
         () = asking => {}

@@ -13,6 +13,7 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
     RedisError, RedisResult, Value, cmd,
 };
+use tokio::time::Instant;
 
 use super::address::{Address, Kind, beside, split};
 use super::greeting::Greeting;
@@ -20,6 +21,9 @@ use crate::redis_store::failure::{Elsewhere, OwnFault, elsewhere, is_no_right, i
 
 /// Most servers that are tried to find the one that has the queue.
 const MOST_TRIED: usize = 16;
+
+/// Silent servers that are waited for before one caller gives up.
+const PATIENCE: u32 = 2;
 
 /// Most nodes of a cluster that are remembered.
 const MOST_KNOWN: usize = 64;
@@ -58,7 +62,12 @@ impl Place {
         let mut waiting = self.candidates().await?;
         let mut tried: Vec<ConnectionAddr> = Vec::new();
         let mut failed = None;
-        while let Some(at) = waiting.pop_front().filter(|_| tried.len() < MOST_TRIED) {
+        // Where many are silent, the caller hears of it before all have been waited for.
+        let end = Instant::now() + self.connect_timeout * PATIENCE;
+        while let Some(at) = waiting.pop_front() {
+            if tried.len() >= MOST_TRIED || (failed.is_some() && Instant::now() >= end) {
+                break;
+            }
             if tried.contains(&at) {
                 continue;
             }
@@ -144,6 +153,11 @@ impl Place {
             (Kind::Sentinel(_), _) if greeting.role != "master" => {
                 Err(own(OwnFault::FailingOver, format_args!("{at} is not a master yet")))
             }
+            // It may have hung for as long as a failover takes, and not know of it.
+            (Kind::Sentinel(master), _) => match self.ask_sentinels(master).await? {
+                now if now == *at => Ok(Is::Right(connection)),
+                now => Ok(Is::Other(now)),
+            },
             (_, "cluster") => self.look_in_cluster(at, connection).await,
             _ => Ok(Is::Right(connection)),
         }
@@ -186,6 +200,14 @@ impl Place {
             if !found.nodes.contains(&node) && found.nodes.len() < MOST_KNOWN {
                 found.nodes.push_back(node);
             }
+        }
+    }
+
+    /// The master that the sentinels name now, if they are who names it and they answer.
+    pub async fn named_by_sentinels(&self) -> Option<ConnectionAddr> {
+        match &self.address.kind {
+            Kind::Sentinel(master) => self.ask_sentinels(master).await.ok(),
+            Kind::Named | Kind::Cluster => None,
         }
     }
 
