@@ -172,6 +172,26 @@ impl Store for SqliteStore {
         self.write(move |tx| leases.iter().map(|lease| tx.renew(lease, by)).collect()).await
     }
 
+    async fn called_off(&self, _leases: &[Lease]) -> Result<Vec<Lease>> {
+        Ok(Vec::new())
+    }
+
+    async fn retry(&self, _job: &JobId, _from: crate::RetryFrom) -> Result<crate::Retried> {
+        Err(StoreError::Unusable("not yet".into()))
+    }
+
+    async fn pause(&self, _whom: &crate::Whom) -> Result<()> {
+        Err(StoreError::Unusable("not yet".into()))
+    }
+
+    async fn resume(&self, _whom: &crate::Whom) -> Result<()> {
+        Err(StoreError::Unusable("not yet".into()))
+    }
+
+    async fn paused(&self) -> Result<Vec<crate::Whom>> {
+        Ok(Vec::new())
+    }
+
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         self.caps.check_append(steps, patch)?;
         let (lease, steps, patch, caps) = (lease.clone(), pack(steps)?, patch.map(<[u8]>::to_vec), self.caps);

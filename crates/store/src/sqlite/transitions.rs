@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use steadfast_core::job::{Job, JobId};
+use steadfast_core::job::JobId;
 use steadfast_core::time::Timestamp;
 
 use super::rows::{self, Stored};
 use super::schema::{self, failure};
 use crate::caps::Caps;
 use crate::memory::misplaced;
-use crate::record::{Record, Taken, closing, lease_of, lost, state_of, state_word, unreadable};
+use crate::record::{Record, Taken, closing, lost, state_of, state_word, unreadable};
 use crate::{
     Admission, Cancellation, Claim, ClaimedFrom, Inspection, Lease, Renewal, Replay, Result, State,
     StoreError,
@@ -114,7 +114,7 @@ impl<'a> Tx<'a> {
             true => ClaimedFrom::ExpiredLease,
             false => ClaimedFrom::Queue,
         };
-        Ok(Some(claim_of(&record, job, from)))
+        Ok(Some(record.claimed(job, from)))
     }
 
     fn take(&self, id: &str, lease: Duration, runner: &str) -> Result<Option<Claim>> {
@@ -125,7 +125,7 @@ impl<'a> Tx<'a> {
                 let taken = record.claim(self.now, lease, runner);
                 self.sql(rows::save(self.conn, &record))?;
                 match taken {
-                    Taken::Claimed(from) => Ok(Some(claim_of(&record, job, from))),
+                    Taken::Claimed(from) => Ok(Some(record.claimed(job, from))),
                     Taken::CalledOff | Taken::No => Ok(None),
                 }
             }
@@ -266,16 +266,6 @@ impl<'a> Tx<'a> {
             }
         }
         Ok(old.len() as u64)
-    }
-}
-
-fn claim_of(record: &Record, job: Job, from: ClaimedFrom) -> Claim {
-    Claim {
-        lease: lease_of(&job.id, record.token),
-        job,
-        counts: record.counts,
-        admitted_at: record.admitted_at,
-        from,
     }
 }
 
