@@ -59,7 +59,11 @@ fn a_job_that_hangs_in_a_call_is_called_off_within_two_seconds() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let (ended, took) = call_off(&village, "hung").await;
-        assert_eq!((field(&ended, "status").as_str(), took <= SOON), ("cancelled", true), "{took:?} {ended:#?}");
+        assert_eq!(
+            (field(&ended, "status").as_str(), took <= SOON),
+            ("cancelled", true),
+            "{took:?} {ended:#?}"
+        );
         assert!(says_called_off(&village), "{:#?}", village.world.records().comments);
     });
 }
@@ -73,7 +77,11 @@ fn a_parked_job_is_called_off_within_two_seconds_even_in_a_pause_and_the_issue_i
         village.wait_for("parked", State::Parked, HOUR).await;
         village.store.pause(&Whom::All).await.unwrap();
         let (ended, took) = call_off(&village, "parked").await;
-        assert_eq!((field(&ended, "status").as_str(), took <= SOON), ("cancelled", true), "{took:?} {ended:#?}");
+        assert_eq!(
+            (field(&ended, "status").as_str(), took <= SOON),
+            ("cancelled", true),
+            "{took:?} {ended:#?}"
+        );
         assert_eq!(ended.counts.crashes, 0);
         assert!(says_called_off(&village), "{:#?}", village.world.records().comments);
     });
@@ -175,7 +183,10 @@ fn the_urgent_goes_first_the_delayed_waits_and_a_second_for_the_issue_is_joined(
         village.store.submit(&unique("first")).await.unwrap();
         village.store.submit(&unique("second")).await.unwrap();
         let second = village.wait_for("second", State::Ended, Duration::ZERO).await;
-        assert_eq!((field(&second, "joinedTo").as_str(), field(&second, "endReason").as_str()), ("first", "joined"));
+        assert_eq!(
+            (field(&second, "joinedTo").as_str(), field(&second, "endReason").as_str()),
+            ("first", "joined")
+        );
         village.wait_for("first", State::Ended, HOUR).await;
         village.store.submit(&unique("third")).await.unwrap();
         let third = village.wait_for("third", State::Ended, HOUR).await;
@@ -198,25 +209,36 @@ fn a_journal_of_a_newer_build_is_left_to_a_newer_runner_and_holds_up_nobody() {
         let left = village.wait_for("newer", State::Parked, HOUR).await;
         assert!(left.waiting_for.as_deref().unwrap().contains("newer runner"), "{left:#?}");
         assert_eq!((left.counts.attempts, left.counts.crashes, left.counts.steps), (0, 0, 1));
-        assert!(village.world.records().comments.iter().all(|comment| comment.issue != 1), "nothing was told");
+        assert!(
+            village.world.records().comments.iter().all(|comment| comment.issue != 1),
+            "nothing was told"
+        );
     });
 }
 
 /// Whether some process of this machine has these words on its command line.
 fn runs(words: &str) -> bool {
     let processes = std::fs::read_dir(Path::new("/proc")).unwrap();
-    processes.filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok()).any(|line| {
-        String::from_utf8_lossy(&line).replace('\0', " ").trim_end().ends_with(words)
-    })
+    processes
+        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
+        .any(|line| String::from_utf8_lossy(&line).replace('\0', " ").trim_end().ends_with(words))
 }
 
 async fn called_off_with_its_processes(queue: Queue) {
     // Nobody else sleeps for so long.
-    let words = format!("sleep {}", 700_000 + std::process::id() % 100_000 + 100_000 * u32::from(queue == Queue::Redis));
-    let mut town = Town::with(queue, |_| {}, &format!("agent.checks = [{words:?}]\nqueue.lease = \"60s\"")).await;
+    let words = format!(
+        "sleep {}",
+        700_000 + std::process::id() % 100_000 + 100_000 * u32::from(queue == Queue::Redis)
+    );
+    let mut town =
+        Town::with(queue, |_| {}, &format!("agent.checks = [{words:?}]\nqueue.lease = \"60s\"")).await;
     town.submit("unwanted", 1).await;
     let _worker = town.worker();
-    assert!(eventually("the command to run", async || runs(&words).then_some(())).await.is_some(), "{}", town.logs());
+    assert!(
+        eventually("the command to run", async || runs(&words).then_some(())).await.is_some(),
+        "{}",
+        town.logs()
+    );
     town.store.cancel(&id("unwanted")).await.unwrap();
     let (status, result) = town.end_of("unwanted").await;
     assert_eq!((status.as_str(), &result["reason"]), ("cancelled", &json!("cancelled")), "{result}");

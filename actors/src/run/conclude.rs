@@ -11,7 +11,7 @@ use steadfast_store::Settlement;
 
 use super::{Outcome, Run};
 use crate::calls::CallError;
-use crate::github::{EditComment, EnsureComment};
+use crate::github::{EditComment, EnsureComment, Look};
 
 impl Run {
     /// Tells the issue of the end, then settles. Where GitHub lets nobody in for a while, the job
@@ -56,7 +56,7 @@ impl Run {
         }
         // Not journaled: the marker finds it, and nothing comes after it.
         let marker = marker(&self.job.id, &EffectKey::Progress);
-        let ensure = EnsureComment { target: self.target(), issue, marker, body, look_first: true };
+        let ensure = EnsureComment { target: self.target(), issue, marker, body, look: Look::Patiently };
         self.deps.github.send(ensure).await?.map(|_| ())
     }
 
@@ -70,10 +70,10 @@ impl Run {
             return Ok(true);
         }
         let key = EffectKey::Progress;
-        let look_first = self.announce(&key).await?;
+        let look = self.announce(&key).await?;
         let body = progress_text(&self.job, ProgressState::Started);
         let marker = marker(&self.job.id, &key);
-        let ensure = EnsureComment { target: self.target(), issue, marker, body, look_first };
+        let ensure = EnsureComment { target: self.target(), issue, marker, body, look };
         match self.deps.github.send(ensure).await.unwrap_or_else(|error| Err(error.into())) {
             Ok(comment) => {
                 let outcome = EffectOutcome::Comment { id: comment.id, url: comment.url };

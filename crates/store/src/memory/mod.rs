@@ -86,6 +86,30 @@ impl MemoryStore {
         self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Claims what `next` names, one after the other.
+    fn take(
+        &self,
+        most: usize,
+        next: impl Fn(&mut Jobs, Timestamp, &[Claim]) -> Option<JobId>,
+    ) -> Vec<Claim> {
+        let most = most.min(MOST_CLAIMED);
+        let now = self.time();
+        let mut jobs = self.jobs();
+        let mut claims = Vec::new();
+        while claims.len() < most {
+            let Some(id) = next(&mut jobs, now, &claims) else { break };
+            let claim = jobs.change(&id, |entry| {
+                let Entry { job, record, .. } = entry;
+                match record.claim(now, self.lease, &self.runner) {
+                    Taken::No | Taken::CalledOff => None,
+                    Taken::Claimed(from) => Some(record.claimed(job.clone(), from)),
+                }
+            });
+            claims.extend(claim.flatten());
+        }
+        claims
+    }
+
     /// Changes the job that a lease is for.
     fn change(&self, lease: &Lease, to: impl FnOnce(&mut Record, Timestamp) -> Result<()>) -> Result<()> {
         let now = self.time();
@@ -139,22 +163,11 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let most = most.min(MOST_CLAIMED);
-        let now = self.time();
-        let mut jobs = self.jobs();
-        let mut claims = Vec::new();
-        while claims.len() < most {
-            let Some(id) = jobs.first(now, self.per_repo, &claims) else { break };
-            let claim = jobs.change(&id, |entry| {
-                let Entry { job, record, .. } = entry;
-                match record.claim(now, self.lease, &self.runner) {
-                    Taken::No | Taken::CalledOff => None,
-                    Taken::Claimed(from) => Some(record.claimed(job.clone(), from)),
-                }
-            });
-            claims.extend(claim.flatten());
-        }
-        Ok(claims)
+        Ok(self.take(most, |jobs, now, taken| jobs.first(now, self.per_repo, taken)))
+    }
+
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        Ok(self.take(most, |jobs, _, _| jobs.first_called_off()))
     }
 
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {

@@ -218,6 +218,10 @@ impl Store for RedisStore {
         Ok(renewals)
     }
 
+    async fn claim_called_off(&self, _most: usize) -> Result<Vec<Claim>> {
+        Ok(Vec::new())
+    }
+
     async fn called_off(&self, _leases: &[Lease]) -> Result<Vec<Lease>> {
         Ok(Vec::new())
     }

@@ -172,6 +172,10 @@ impl Store for SqliteStore {
         self.write(move |tx| leases.iter().map(|lease| tx.renew(lease, by)).collect()).await
     }
 
+    async fn claim_called_off(&self, _most: usize) -> Result<Vec<Claim>> {
+        Ok(Vec::new())
+    }
+
     async fn called_off(&self, _leases: &[Lease]) -> Result<Vec<Lease>> {
         Ok(Vec::new())
     }
