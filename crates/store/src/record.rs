@@ -217,6 +217,11 @@ impl Record {
         }
     }
 
+    /// From what its last claim picked it up.
+    pub fn claimed_from(&self) -> ClaimedFrom {
+        if self.closed == closing::EXPIRED { ClaimedFrom::ExpiredLease } else { ClaimedFrom::Queue }
+    }
+
     /// Ends it as joined to another.
     pub fn joined(&mut self, to: &JobId, now: Timestamp) {
         self.joined_to = Some(to.clone());
@@ -345,10 +350,12 @@ impl Record {
         }
     }
 
-    /// Puts it back after its end; whether it had one. Its journal is the store's to drop.
+    /// Puts it back after its end; whether it had one. Its journal is the store's to drop. The same
+    /// wish once more, before anybody claimed it, changes nothing and is answered alike.
     pub fn retry(&mut self, from: RetryFrom, now: Timestamp) -> bool {
+        let waits = matches!(self.state, State::Queued | State::Parked);
         if self.state != State::Ended {
-            return false;
+            return waits && self.closed == closing::retried(from);
         }
         self.counts.attempts = 0;
         self.counts.crashes = 0;
@@ -358,7 +365,7 @@ impl Record {
         }
         self.retries += 1;
         self.cancel = Cancel::No;
-        self.closed = closing::RETRIED.to_owned();
+        self.closed = closing::retried(from).to_owned();
         (self.ended_at, self.end, self.joined_to, self.last_error) = (None, None, None, None);
         self.admitted_at = now;
         self.waits(State::Queued, now, None, now);
@@ -485,7 +492,6 @@ pub(crate) mod closing {
     pub const RELEASE: &str = "release";
     pub const TAKEN: &str = "taken";
     pub const EXPIRED: &str = "expired";
-    pub const RETRIED: &str = "retried";
 
     pub fn submit(nonce: &str) -> String {
         format!("submit {nonce}")
@@ -493,6 +499,13 @@ pub(crate) mod closing {
 
     pub fn park(until: Timestamp) -> String {
         format!("park {}", until.millis())
+    }
+
+    pub fn retried(from: RetryFrom) -> &'static str {
+        match from {
+            RetryFrom::Journal => "retried",
+            RetryFrom::Start => "retried from the start",
+        }
     }
 
     pub fn requeue(after: Duration, why: &Requeue) -> String {

@@ -54,9 +54,10 @@ pub(super) struct Jobs {
 
 impl Jobs {
     /// Adds a job.
-    pub fn insert(&mut self, id: &JobId, entry: Entry) {
+    pub fn insert(&mut self, id: &JobId, entry: Entry, now: Timestamp) {
         self.entries.insert(id.clone(), entry);
         self.index(id);
+        self.promote(now);
     }
 
     /// Removes a job.
@@ -65,11 +66,13 @@ impl Jobs {
         self.entries.remove(id);
     }
 
-    /// Changes one job and keeps the indices in step; `None` if there is no such job.
-    pub fn change<T>(&mut self, id: &JobId, to: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    /// Changes one job and keeps the indices in step; `None` if there is no such job. One that is due
+    /// takes its place at once: an owner's turn counts from when its first job was ready.
+    pub fn change<T>(&mut self, id: &JobId, now: Timestamp, to: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         self.unindex(id);
         let result = self.entries.get_mut(id).map(to);
         self.index(id);
+        self.promote(now);
         result
     }
 
@@ -128,7 +131,7 @@ impl Jobs {
         }
     }
 
-    /// Lets those whose time has come wait for their turn.
+    /// Lets those whose time has come wait for their turn, in order of due time and admission.
     fn promote(&mut self, now: Timestamp) {
         while let Some(place) = self.due.first().filter(|(due, ..)| *due <= now).cloned() {
             self.due.remove(&place);
@@ -174,7 +177,10 @@ impl Jobs {
             if !self.is_paused(&owner) {
                 return Some(id);
             }
-            self.change(&id, |entry| entry.record.expire(now));
+            self.change(&id, now, |entry| entry.record.expire(now));
+            if let Some((.., id)) = self.urgent.first() {
+                return Some(id.clone());
+            }
         }
         self.promote(now);
         let (lane, id) = self.first_ready(per_repo)?;
