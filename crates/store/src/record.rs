@@ -124,6 +124,17 @@ pub(crate) enum Cancel {
     Told,
 }
 
+/// In what a job stands that waits to be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Its time has not come.
+    Due,
+    /// Its turn has not come.
+    Ready,
+    /// It is only to be called off: before all others.
+    Urgent,
+}
+
 /// What a claim made of a record.
 pub(crate) enum Taken {
     /// Ours now.
@@ -250,6 +261,16 @@ impl Record {
     /// Whether it is to be called off and nothing of it was ever seen: nobody is to be told.
     fn is_untold(&self) -> bool {
         self.cancel != Cancel::No && self.counts.steps == 0
+    }
+
+    /// Which line it stands in, if it waits to be claimed.
+    pub fn line(&self, now: Timestamp) -> Option<Line> {
+        match self.state {
+            State::Queued | State::Parked if self.is_urgent() => Some(Line::Urgent),
+            State::Queued | State::Parked if self.due <= now => Some(Line::Ready),
+            State::Queued | State::Parked => Some(Line::Due),
+            State::Running | State::Ended => None,
+        }
     }
 
     /// Whether it only waits to be called off.

@@ -120,7 +120,9 @@ async fn waits_in_vain(store: &dyn Store, why: &str) {
 
 async fn what_cannot_be_claimed_ends_no_wait(world: World) {
     let store = world.with("a", |settings| settings.per_repo_concurrency = 1).await;
-    let dying = world.dying().await;
+    let dying = world
+        .with("dying", |settings| (settings.lease, settings.per_repo_concurrency) = (Duration::ZERO, 1))
+        .await;
     submit_all(&*store, [of("r-0", "o/r"), of("r-1", "o/r")]).await;
     let claim = claim_one(&*store).await;
     waits_in_vain(&*store, "its repository is at its limit").await;
