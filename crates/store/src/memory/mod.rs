@@ -35,6 +35,8 @@ pub struct MemoryStore {
     unique_issues: bool,
     per_repo: u32,
     runner: Arc<str>,
+    /// What was claimed by calls whose answer nobody heard.
+    undelivered: Arc<Mutex<Vec<Lease>>>,
 }
 
 struct Shared {
@@ -61,6 +63,7 @@ impl MemoryStore {
             unique_issues: settings.unique_issues,
             per_repo: settings.per_repo_concurrency,
             runner: runner.into(),
+            undelivered: Arc::default(),
         }
     }
 
@@ -74,7 +77,18 @@ impl MemoryStore {
             unique_issues: settings.unique_issues,
             per_repo: settings.per_repo_concurrency,
             runner: runner.into(),
+            undelivered: Arc::default(),
         }
+    }
+
+    /// A claim's answer was lost between this store and who asked: as with the other stores, whose
+    /// answers get lost on wires of their own, the next claim delivers it again.
+    pub fn unheard(&self, claims: &[Claim]) {
+        self.undelivered().extend(claims.iter().map(|claim| claim.lease.clone()));
+    }
+
+    fn undelivered(&self) -> MutexGuard<'_, Vec<Lease>> {
+        self.undelivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn time(&self) -> Timestamp {
@@ -86,19 +100,35 @@ impl MemoryStore {
         self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims what `next` names, one after the other.
+    /// What was claimed by calls whose answer nobody heard, as far as it is still ours.
+    fn deliver_again(&self, most: usize) -> Vec<Claim> {
+        let now = self.time();
+        let mut jobs = self.jobs();
+        let mut undelivered = self.undelivered();
+        let earlier = undelivered.len().min(most.min(MOST_CLAIMED));
+        let again = |lease: Lease| {
+            jobs.change(&lease.job, now, |entry| {
+                let Entry { job, record, .. } = entry;
+                let held = record.renew(&lease, now, self.lease) != Renewal::Lost;
+                held.then(|| record.claimed(job.clone(), record.claimed_from()))
+            })
+        };
+        undelivered.drain(..earlier).filter_map(again).flatten().collect()
+    }
+
+    /// Claims what `next` names, one after the other, after those that it has.
     fn take(
         &self,
+        mut claims: Vec<Claim>,
         most: usize,
         next: impl Fn(&mut Jobs, Timestamp, &[Claim]) -> Option<JobId>,
     ) -> Vec<Claim> {
         let most = most.min(MOST_CLAIMED);
         let now = self.time();
         let mut jobs = self.jobs();
-        let mut claims = Vec::new();
         while claims.len() < most {
             let Some(id) = next(&mut jobs, now, &claims) else { break };
-            let claim = jobs.change(&id, |entry| {
+            let claim = jobs.change(&id, now, |entry| {
                 let Entry { job, record, .. } = entry;
                 match record.claim(now, self.lease, &self.runner) {
                     Taken::No | Taken::CalledOff => None,
@@ -113,7 +143,9 @@ impl MemoryStore {
     /// Changes the job that a lease is for.
     fn change(&self, lease: &Lease, to: impl FnOnce(&mut Record, Timestamp) -> Result<()>) -> Result<()> {
         let now = self.time();
-        self.jobs().change(&lease.job, |entry| to(&mut entry.record, now)).ok_or_else(|| lost(lease))??;
+        self.jobs()
+            .change(&lease.job, now, |entry| to(&mut entry.record, now))
+            .ok_or_else(|| lost(lease))??;
         self.shared.changed.notify_waiters();
         Ok(())
     }
@@ -136,7 +168,7 @@ impl Store for MemoryStore {
         if let Some(to) = &alive {
             record.joined(to, now);
         }
-        jobs.insert(&job.id, Entry { job: job.clone(), record, steps: Vec::new(), patch: Vec::new() });
+        jobs.insert(&job.id, Entry { job: job.clone(), record, steps: Vec::new(), patch: Vec::new() }, now);
         drop(jobs);
         self.shared.changed.notify_waiters();
         Ok(alive.map_or(Admission::Queued, |to| Admission::Joined { to }))
@@ -152,7 +184,8 @@ impl Store for MemoryStore {
             let now = self.time();
             let next = self.jobs().next(now, self.per_repo);
             let wake = next.map_or(end, |next| end.min(Instant::now() + next.since(now)));
-            if next.is_some_and(|next| next <= now) || Instant::now() >= end {
+            let there = next.is_some_and(|next| next <= now) || !self.undelivered().is_empty();
+            if there || Instant::now() >= end {
                 return Ok(());
             }
             tokio::select! {
@@ -163,18 +196,19 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        Ok(self.take(most, |jobs, now, taken| jobs.first(now, self.per_repo, taken)))
+        let claims = self.deliver_again(most);
+        Ok(self.take(claims, most, |jobs, now, taken| jobs.first(now, self.per_repo, taken)))
     }
 
     async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
-        Ok(self.take(most, |jobs, _, _| jobs.first_called_off()))
+        Ok(self.take(Vec::new(), most, |jobs, _, _| jobs.first_called_off()))
     }
 
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         let now = self.time();
         let mut jobs = self.jobs();
         let renew =
-            |lease: &Lease| jobs.change(&lease.job, |entry| entry.record.renew(lease, now, self.lease));
+            |lease: &Lease| jobs.change(&lease.job, now, |entry| entry.record.renew(lease, now, self.lease));
         Ok(leases.iter().map(renew).map(|renewal| renewal.unwrap_or(Renewal::Lost)).collect())
     }
 
@@ -237,7 +271,7 @@ impl Store for MemoryStore {
 
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         let now = self.time();
-        let cancelled = self.jobs().change(job, |entry| entry.record.cancel(now));
+        let cancelled = self.jobs().change(job, now, |entry| entry.record.cancel(now));
         self.shared.changed.notify_waiters();
         Ok(cancelled.unwrap_or(Cancellation::Unknown))
     }
@@ -251,7 +285,7 @@ impl Store for MemoryStore {
         {
             return Ok(Retried::Joined { to });
         }
-        let retried = jobs.change(job, |entry| {
+        let retried = jobs.change(job, now, |entry| {
             let retried = entry.record.retry(from, now);
             if retried && from == RetryFrom::Start {
                 entry.steps.clear();
