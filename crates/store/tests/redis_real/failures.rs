@@ -181,7 +181,7 @@ async fn a_full_server_takes_nothing_in_and_lets_everything_out() {
     let full = loop {
         match store.submit(&job(&format!("job-{taken}"))).await {
             Ok(Admission::Queued) => taken += 1,
-            Ok(Admission::Duplicate) => panic!("job-{taken} was not there"),
+            Ok(other) => panic!("job-{taken} was not there: {other:?}"),
             Err(error) => break error,
         }
     };
