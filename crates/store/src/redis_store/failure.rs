@@ -184,7 +184,12 @@ pub(super) fn is_no_script(error: &RedisError) -> bool {
 }
 
 /// The server does not know the command.
-pub(super) fn is_unknown(error: &RedisError) -> bool {
+pub(super) fn is_unknown_command(error: &RedisError) -> bool {
+    is_plain(error) && error.to_string().contains("unknown command")
+}
+
+/// The server refuses without a word that programs know.
+pub(super) fn is_plain(error: &RedisError) -> bool {
     code(error) == "ERR"
 }
 

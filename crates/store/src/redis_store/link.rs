@@ -4,6 +4,7 @@
 mod address;
 mod greeting;
 mod place;
+mod request;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,16 +19,15 @@ use tokio::sync::{Mutex, watch};
 
 use self::address::Address;
 use self::place::Place;
-use super::failure::{Elsewhere, elsewhere, failure, is_broken, is_no_script};
+pub(super) use self::request::Call;
+use self::request::Request;
+use super::failure::{Elsewhere, elsewhere, failure, is_broken};
 use super::keys::Keys;
 use crate::settings::masked;
 use crate::{Result, Settings, StoreError};
 
 /// Most times that one request follows the queue to another node.
 const MOVES: usize = 4;
-
-/// Most times that one call loads its script: somebody may flush them each time.
-const LOADS: usize = 3;
 
 /// A connection that many commands share, and the way to a new one.
 pub(super) struct Link {
@@ -218,26 +218,19 @@ impl Link {
         error: RedisError,
     ) -> RedisResult<Value> {
         let Some(at) = self.place.beside(teller, to) else { return Err(error) };
-        let asking = |command: &Cmd| {
-            let mut pipeline = pipe();
-            pipeline.cmd("ASKING").ignore().add_command(command.clone());
-            pipeline
-        };
-        let mut connection = match request {
+        let (script, command) = match request {
             // Some of its keys are here and some are there: only the end of the move helps.
             Request::Pipeline(_) => return Err(error),
-            Request::Command(_) | Request::Script(..) => {
-                self.place.dial(self.place.info(&at), Some(self.response_timeout)).await?
-            }
+            Request::Command(command) => (None, command),
+            Request::Script(script, command) => (Some(script), command),
         };
-        let answers: Vec<Value> = match request {
-            Request::Command(command) => asking(command).query_async(&mut connection).await?,
-            Request::Script(script, command) => {
-                script.load_async(&mut connection).await?;
-                asking(command).query_async(&mut connection).await?
-            }
-            Request::Pipeline(_) => return Err(error),
-        };
+        let mut connection = self.place.dial(self.place.info(&at), Some(self.response_timeout)).await?;
+        if let Some(script) = script {
+            script.load_async(&mut connection).await?;
+        }
+        let mut asking = pipe();
+        asking.cmd("ASKING").ignore().add_command(command.clone());
+        let answers: Vec<Value> = asking.query_async(&mut connection).await?;
         answers.into_iter().next_back().ok_or(error)
     }
 
@@ -264,14 +257,7 @@ impl Link {
 
     /// One script, by its hash; loaded if the server does not know it (any more).
     pub async fn script<T: FromRedisValue>(&self, script: &Script, call: &Call) -> Result<T> {
-        let mut command = cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(call.keys.len());
-        for key in &call.keys {
-            command.arg(key);
-        }
-        for arg in &call.args {
-            command.arg(arg.as_slice());
-        }
+        let command = call.command(script);
         self.read(self.send(Request::Script(script, &command)).await.map(|(answer, _)| answer))
     }
 
@@ -301,69 +287,6 @@ impl Link {
     }
 }
 
-/// What is sent.
-#[derive(Clone, Copy)]
-enum Request<'a> {
-    Command(&'a Cmd),
-    Pipeline(&'a Pipeline),
-    Script(&'a Script, &'a Cmd),
-}
-
-impl Request<'_> {
-    async fn send(self, over: &mut MultiplexedConnection) -> RedisResult<Value> {
-        match self {
-            Request::Command(command) => command.query_async(over).await,
-            Request::Pipeline(pipeline) if pipeline.is_transaction() => transaction(pipeline, over).await,
-            Request::Pipeline(pipeline) => {
-                let answers = pipeline.query_async(over).await?;
-                refused_whole(&answers).map_or(Ok(answers), Err)
-            }
-            Request::Script(script, command) => {
-                let mut answer = command.query_async(over).await;
-                for _ in 0..LOADS {
-                    if !answer.as_ref().is_err_and(is_no_script) {
-                        break;
-                    }
-                    script.load_async(over).await?;
-                    answer = command.query_async(over).await;
-                }
-                answer
-            }
-        }
-    }
-}
-
-/// Commands that are done together. Not the client's own way: its connection breaks if the server
-/// refuses the beginning itself.
-async fn transaction(commands: &Pipeline, over: &mut MultiplexedConnection) -> RedisResult<Value> {
-    let mut whole = pipe();
-    whole.ignore_errors().cmd("MULTI");
-    for command in commands.cmd_iter() {
-        whole.add_command(command.clone());
-    }
-    whole.cmd("EXEC");
-    let answers: Vec<Value> = whole.query_async(over).await?;
-    let refused = answers.iter().find_map(|answer| match answer {
-        Value::ServerError(error) => Some(error.clone().into()),
-        _ => None,
-    });
-    match (refused, answers.into_iter().next_back()) {
-        (Some(error), _) => Err(error),
-        (None, Some(answers)) => Ok(answers),
-        (None, None) => Err((ErrorKind::UnexpectedReturnType, "a transaction had no answer").into()),
-    }
-}
-
-/// An answer among those of a pipeline whose errors are read one by one, that is not about the one
-/// key: the queue has moved, or cannot be read now.
-fn refused_whole(answers: &Value) -> Option<RedisError> {
-    let Value::Array(answers) = answers else { return None };
-    answers.iter().find_map(|answer| match answer {
-        Value::ServerError(error) if error.code() != "WRONGTYPE" => Some(error.clone().into()),
-        _ => None,
-    })
-}
-
 /// Whether all keys that begin so lie in one slot of a cluster: what is between the first `{` and
 /// the next `}` alone decides, if there is anything.
 fn has_tag(prefix: &str) -> bool {
@@ -391,42 +314,6 @@ impl Words {
 async fn is_elsewhere(now: &mut watch::Receiver<Option<ConnectionAddr>>, at: &ConnectionAddr) {
     // It fails when the link is gone: nobody is left to go anywhere.
     let _ = now.wait_for(|now| now.as_ref().is_some_and(|now| now != at)).await;
-}
-
-/// The keys and arguments of a script.
-pub(super) struct Call {
-    keys: Vec<String>,
-    args: Vec<Vec<u8>>,
-}
-
-impl Call {
-    /// With the keys and arguments that all scripts have.
-    pub fn new(global: Vec<String>, args: [String; 2]) -> Self {
-        Call { keys: global, args: args.into_iter().map(String::into_bytes).collect() }
-    }
-
-    /// With these keys alone.
-    pub fn bare(keys: impl IntoIterator<Item = String>) -> Self {
-        Call { keys: keys.into_iter().collect(), args: Vec::new() }
-    }
-
-    /// Adds keys.
-    pub fn keys(mut self, keys: impl IntoIterator<Item = String>) -> Self {
-        self.keys.extend(keys);
-        self
-    }
-
-    /// Adds an argument.
-    pub fn arg(mut self, arg: impl ToString) -> Self {
-        self.args.push(arg.to_string().into_bytes());
-        self
-    }
-
-    /// Adds an argument that need not be text.
-    pub fn bytes(mut self, arg: &[u8]) -> Self {
-        self.args.push(arg.to_vec());
-        self
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value, cmd};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::failure::is_for_good;
 use super::keys::{GROUP, Keys};
@@ -101,7 +102,12 @@ impl Reader {
         // What happened before the reading began is found by who looks now.
         self.tell();
         let link = Arc::clone(&self.link);
+        let mut checked = Instant::now();
         loop {
+            if checked.elapsed() >= BLOCK {
+                link.recheck().await;
+                checked = Instant::now();
+            }
             let next = tokio::select! {
                 next = self.next(&mut connection) => next,
                 // The queue went elsewhere, and nothing will be heard here any more.
@@ -153,10 +159,7 @@ impl Reader {
             tokio::time::timeout(self.patience, read.query_async::<Answer>(connection)).await.ok()?;
         let streams = match answer {
             Ok(Some(streams)) => streams,
-            Ok(None) => {
-                self.link.recheck().await;
-                return Some(Ok(()));
-            }
+            Ok(None) => return Some(Ok(())),
             Err(error) => return Some(Err(error)),
         };
         for (stream, entries) in streams {

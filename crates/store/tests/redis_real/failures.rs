@@ -233,3 +233,19 @@ async fn many_callers_wait_for_a_silent_server_once_and_not_in_a_row() {
     gate.open(&server);
     assert_eq!(store.renew(lease).await.unwrap(), [Renewal::Held]);
 }
+
+#[tokio::test]
+async fn a_server_with_as_many_clients_as_it_takes_says_so() {
+    let server = RedisServer::with(&["--maxclients", "5"]);
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        others.push(Talk::to(&server.url()).await);
+    }
+    let error = open(&Settings::for_tests(server.url()), "a").await.err();
+    assert!(
+        matches!(&error, Some(StoreError::Unavailable(why)) if why.contains("as many clients")),
+        "{error:?}"
+    );
+    drop(others);
+    super::cluster::in_the_end("room", async || open(&Settings::for_tests(server.url()), "a").await).await;
+}

@@ -17,7 +17,9 @@ use tokio::time::Instant;
 
 use super::address::{Address, Kind, beside, split};
 use super::greeting::Greeting;
-use crate::redis_store::failure::{Elsewhere, OwnFault, elsewhere, is_no_right, is_unknown, own};
+use crate::redis_store::failure::{
+    Elsewhere, OwnFault, elsewhere, is_no_right, is_plain, is_unknown_command, own,
+};
 
 /// Most servers that are tried to find the one that has the queue.
 const MOST_TRIED: usize = 16;
@@ -112,11 +114,7 @@ impl Place {
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(response_timeout);
         let connection = Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await;
-        connection.map_err(|error| match error.is_connection_dropped() && !error.is_connection_refusal() {
-            true => own(OwnFault::HungUp, error),
-            false if error.is_timeout() => self.silent(),
-            false => error,
-        })
+        connection.map_err(|error| self.said(error))
     }
 
     fn found(&self) -> std::sync::MutexGuard<'_, Found> {
@@ -144,7 +142,7 @@ impl Place {
         let greeting = match self.ask(&mut connection, &cmd("HELLO")).await {
             Ok(answer) => Greeting::read(&answer),
             // Too old to be greeted; what it lacks is told elsewhere.
-            Err(error) if is_unknown(&error) => Greeting::default(),
+            Err(error) if is_unknown_command(&error) => Greeting::default(),
             Err(error) => return Err(error),
         };
         match (&self.address.kind, greeting.mode.as_str()) {
@@ -218,7 +216,16 @@ impl Place {
         command: &Cmd,
     ) -> RedisResult<T> {
         let answer = tokio::time::timeout(self.connect_timeout, command.query_async(connection)).await;
-        answer.map_err(|_| self.silent())?
+        answer.map_err(|_| self.silent())?.map_err(|error| self.said(error))
+    }
+
+    /// What an error means of a connection that is just being made.
+    fn said(&self, error: RedisError) -> RedisError {
+        match error.is_connection_dropped() && !error.is_connection_refusal() {
+            true => own(OwnFault::HungUp, error),
+            false if error.is_timeout() => self.silent(),
+            false => error,
+        }
     }
 
     fn silent(&self) -> RedisError {
@@ -261,7 +268,7 @@ impl Place {
         let answer: Value = match self.ask(&mut connection, cmd("SENTINEL").arg("MASTER").arg(master)).await {
             Ok(answer) => answer,
             // "No such master with that name"; or "unknown command".
-            Err(error) if is_unknown(&error) => {
+            Err(error) if is_plain(&error) => {
                 return Err(own(OwnFault::NoMaster, format_args!("{sentinel} on {master}: {error}")));
             }
             Err(error) => return Err(error),
