@@ -9,6 +9,7 @@ mod ledger;
 mod lives;
 mod lost_replies;
 mod model;
+mod model_rules;
 mod pauses;
 mod redis_specifics;
 mod sqlite_specifics;
