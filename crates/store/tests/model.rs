@@ -328,7 +328,13 @@ fn check(world: fn() -> World, per_repo: u32, ops: &[Op]) {
 }
 
 fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() }
+    let mut config =
+        ProptestConfig { failure_persistence: None, max_shrink_iters: 200, ..Default::default() };
+    // For a long search, as many as the environment asks for.
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = cases;
+    }
+    config
 }
 
 proptest! {
