@@ -12,6 +12,7 @@ mod model;
 mod model_rules;
 mod pauses;
 mod redis_specifics;
+mod sqlite_power;
 mod sqlite_schema;
 mod sqlite_specifics;
 mod turns;
