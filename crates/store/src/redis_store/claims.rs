@@ -1,6 +1,7 @@
-//! Claiming: look what there is, take what is still there, and tell it again if nobody heard.
+//! Claiming: one script looks, lets go what has come due, and claims; and tells it again if nobody heard.
 
-use redis::cmd;
+use std::sync::atomic::Ordering;
+
 use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
 
@@ -10,7 +11,7 @@ use crate::caps::{Caps, MOST_CLAIMED};
 use crate::record::{lease_of, unreadable};
 use crate::{Claim, ClaimedFrom, Counts, Lease, Result, StoreError};
 
-/// Most tries against other claimers who were quicker each time.
+/// Most scripts of one claim, each of which does a bounded part of what is to be done first.
 const TRIES: usize = 16;
 
 /// The claims of this process, one at a time.
@@ -30,8 +31,9 @@ impl Claiming {
     }
 }
 
-/// A job as the script tells it: id, token, whence, JSON, admission in ms, and the counts.
-type Row = (String, u64, String, Vec<u8>, i64, u32, u32, u32, u32, u32);
+/// A job as the script tells it: id, token, whence, JSON, admission in ms, the counts, retries, and
+/// whether it is to be called off.
+type Row = (String, u64, String, Vec<u8>, i64, u32, u32, u32, u32, u32, u32, bool);
 
 impl Core {
     /// Claims up to `most` jobs.
@@ -41,70 +43,44 @@ impl Core {
             return Ok(Vec::new());
         }
         let mut claiming = self.claiming.lock().await;
-        self.take_in().await?;
-        let mut rows = Vec::new();
+        let mut taken_in = self.inbox.hinted.swap(false, Ordering::Relaxed);
+        if taken_in {
+            self.take_in().await?;
+        }
+        let mut claims = Vec::new();
         for _ in 0..TRIES {
-            let earlier = match claiming.uncertain {
-                true => self.told_before(&claiming, most).await?,
-                false => Vec::new(),
-            };
-            let call = self.call().arg(most - earlier.len());
-            let fresh: Vec<String> = self.link.script(&self.scripts.candidates, &call).await?;
-            let fresh = fresh.into_iter().map(|id| (id, String::new()));
-            let candidates: Vec<_> = earlier.into_iter().chain(fresh).collect();
-            if candidates.is_empty() {
-                break;
-            }
+            let was = claiming.uncertain;
             claiming.uncertain = true;
-            rows = self.take(&claiming, most, &candidates).await?;
-            if !rows.is_empty() {
+            let (found, rows) = self.take(&claiming, most, taken_in).await?;
+            if found == "inbox" {
+                // The script did nothing.
+                claiming.uncertain = was;
+                self.take_in().await?;
+                taken_in = true;
+                continue;
+            }
+            for row in rows {
+                match read(row) {
+                    Ok(claim) => claims.push(claim),
+                    Err((lease, why)) => self.set_aside(&lease, &why).await?,
+                }
+            }
+            // Only now is it certain that these claims reach somebody.
+            claiming.uncertain = false;
+            claiming.number += 1;
+            if !claims.is_empty() || found != "more" {
                 break;
             }
         }
-        let mut claims = Vec::with_capacity(rows.len());
-        for row in rows {
-            match read(row) {
-                Ok(claim) => claims.push(claim),
-                Err((lease, why)) => self.set_aside(&lease, &why).await?,
-            }
-        }
-        // Only now is it certain that these claims reach somebody.
-        claiming.uncertain = false;
-        claiming.number += 1;
         Ok(claims)
     }
 
-    async fn take(
-        &self,
-        claiming: &Claiming,
-        most: usize,
-        candidates: &[(String, String)],
-    ) -> Result<Vec<Row>> {
-        let keys = candidates.iter().flat_map(|(id, _)| self.keys.of_job(id));
-        let call = self.call().keys([self.keys.claimed(&claiming.process)]).keys(keys);
-        let call = call.arg(millis(self.lease)).arg(most).arg(&self.runner).arg(claiming.number);
-        let mut call = call.arg(unreadable("its status hash or its data are damaged").result);
-        for (id, token) in candidates {
-            call = call.arg(id).arg(token);
-        }
+    /// What the script found, and claimed. The same number again tells the same jobs again.
+    async fn take(&self, claiming: &Claiming, most: usize, taken_in: bool) -> Result<(String, Vec<Row>)> {
+        let call = self.call().arg(self.per_repo).arg(millis(self.lease)).arg(most).arg(&self.runner);
+        let call = call.arg(&claiming.process).arg(claiming.number);
+        let call = call.arg(&self.unreadable).arg(u8::from(taken_in));
         self.link.script(&self.scripts.claim, &call).await
-    }
-
-    /// The jobs and tokens of the last claim, if it was done.
-    async fn told_before(&self, claiming: &Claiming, most: usize) -> Result<Vec<(String, String)>> {
-        let mut get = cmd("GET");
-        get.arg(self.keys.claimed(&claiming.process));
-        let told: Option<String> = self.link.command(&get).await?;
-        let told = told.unwrap_or_default();
-        let mut lines = told.lines();
-        if lines.next() != Some(claiming.number.to_string().as_str()) {
-            return Ok(Vec::new());
-        }
-        let pair = |line: &str| {
-            let mut words = line.split(' ');
-            Some((words.next()?.to_owned(), words.next()?.to_owned()))
-        };
-        Ok(lines.filter_map(pair).take(most).collect())
     }
 
     /// Ends a job whose JSON cannot be read any more; others are not kept waiting by it.
@@ -126,7 +102,8 @@ pub(super) fn read_job(id: &str, data: &[u8]) -> std::result::Result<Job, String
 }
 
 fn read(row: Row) -> std::result::Result<Claim, (Lease, String)> {
-    let (id, token, from, data, admitted, runs, attempts, crashes, waits, steps) = row;
+    let (id, token, from, data, admitted, runs, attempts, crashes, waits, steps, retries, cancel_requested) =
+        row;
     let job = match read_job(&id, &data) {
         Ok(job) => job,
         Err(why) => match steadfast_core::job::JobId::new(id) {
@@ -137,8 +114,8 @@ fn read(row: Row) -> std::result::Result<Claim, (Lease, String)> {
     };
     let from = if from == "expired" { ClaimedFrom::ExpiredLease } else { ClaimedFrom::Queue };
     Ok(Claim {
-        retries: 0,
-        cancel_requested: false,
+        retries,
+        cancel_requested,
         lease: lease_of(&job.id, token),
         job,
         counts: Counts { runs, attempts, crashes, waits, steps },
