@@ -224,7 +224,7 @@ async fn cancel(store: &dyn Store, ids: &[String], json: bool) -> anyhow::Result
         let cancellation = store.cancel(&id).await?;
         let (word, sentence) = match cancellation {
             Cancellation::Ended => ("cancelled", "cancelled"),
-            Cancellation::Asked => ("asked", "running: its runner was asked to stop"),
+            Cancellation::Asked => ("asked", "begun: its run, or the next one, was asked to end it"),
             Cancellation::AlreadyEnded => ("ended", "had ended before"),
             Cancellation::Unknown => ("unknown", "no such job"),
         };

@@ -26,8 +26,9 @@ Examples:
       --title 'Total is off by one' --body-file -
   steadfast submit - < jobs.jsonl
 
-Prints each job's id and `queued`, or `duplicate` where the queue knows the id already. If any of
-several jobs cannot be read, none is submitted.";
+Prints each job's id and `queued`, `duplicate` where the queue knows the id already, or `joined to`
+another job where only one may be at an issue. If any of several jobs cannot be read, none is
+submitted.";
 
 /// One job by flags, or any number as JSON.
 #[derive(Debug, Args)]
@@ -132,14 +133,18 @@ pub(super) async fn run(args: &SubmitArgs, jobs: &[Job], store: Arc<dyn Store>) 
     for job in jobs {
         let admission =
             store.submit(job).await.with_context(|| format!("job {} was not submitted", job.id))?;
-        let word = match admission {
-            Admission::Queued => "queued",
-            Admission::Duplicate => "duplicate",
+        let (word, other) = match &admission {
+            Admission::Queued => ("queued", None),
+            Admission::Joined { to } => ("joined", Some(to)),
+            Admission::Duplicate => ("duplicate", None),
         };
-        let line = if args.json {
-            serde_json::json!({ "id": job.id, "admission": word }).to_string()
-        } else {
-            format!("{} {word}", job.id)
+        let line = match (args.json, other) {
+            (true, None) => serde_json::json!({ "id": job.id, "admission": word }).to_string(),
+            (true, Some(to)) => {
+                serde_json::json!({ "id": job.id, "admission": word, "joinedTo": to }).to_string()
+            }
+            (false, None) => format!("{} {word}", job.id),
+            (false, Some(to)) => format!("{} {word} to {to}", job.id),
         };
         print::all(&format!("{line}\n"));
     }

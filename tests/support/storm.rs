@@ -13,8 +13,8 @@ use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
 use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use steadfast_store::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settlement, State,
-    Store, StoreError,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
+    Settlement, State, Store, StoreError, Whom,
 };
 use tokio::time::Instant;
 
@@ -286,6 +286,9 @@ impl Store for StormyStore {
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         self.line.store(None, self.inner.renew(leases)).await
     }
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        self.line.store(None, self.inner.called_off(leases)).await
+    }
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         self.line.store(Some(Deathbed::Append), self.inner.append(lease, at, steps, patch)).await
     }
@@ -306,6 +309,18 @@ impl Store for StormyStore {
     }
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         self.line.store(None, self.inner.cancel(job)).await
+    }
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        self.line.store(None, self.inner.retry(job, from)).await
+    }
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        self.line.store(None, self.inner.pause(whom)).await
+    }
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        self.line.store(None, self.inner.resume(whom)).await
+    }
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        self.line.store(None, self.inner.paused()).await
     }
     async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {
         self.line.store(None, self.inner.inspect(job)).await

@@ -124,6 +124,17 @@ pub(crate) enum Cancel {
     Told,
 }
 
+/// In what a job stands that waits to be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Its time has not come.
+    Due,
+    /// Its turn has not come.
+    Ready,
+    /// It is only to be called off: before all others.
+    Urgent,
+}
+
 /// What a claim made of a record.
 pub(crate) enum Taken {
     /// Ours now.
@@ -217,6 +228,11 @@ impl Record {
         }
     }
 
+    /// From what its last claim picked it up.
+    pub fn claimed_from(&self) -> ClaimedFrom {
+        if self.closed == closing::EXPIRED { ClaimedFrom::ExpiredLease } else { ClaimedFrom::Queue }
+    }
+
     /// Ends it as joined to another.
     pub fn joined(&mut self, to: &JobId, now: Timestamp) {
         self.joined_to = Some(to.clone());
@@ -245,6 +261,16 @@ impl Record {
     /// Whether it is to be called off and nothing of it was ever seen: nobody is to be told.
     fn is_untold(&self) -> bool {
         self.cancel != Cancel::No && self.counts.steps == 0
+    }
+
+    /// Which line it stands in, if it waits to be claimed.
+    pub fn line(&self, now: Timestamp) -> Option<Line> {
+        match self.state {
+            State::Queued | State::Parked if self.is_urgent() => Some(Line::Urgent),
+            State::Queued | State::Parked if self.due <= now => Some(Line::Ready),
+            State::Queued | State::Parked => Some(Line::Due),
+            State::Running | State::Ended => None,
+        }
     }
 
     /// Whether it only waits to be called off.
@@ -345,10 +371,12 @@ impl Record {
         }
     }
 
-    /// Puts it back after its end; whether it had one. Its journal is the store's to drop.
+    /// Puts it back after its end; whether it had one. Its journal is the store's to drop. The same
+    /// wish once more, before anybody claimed it, changes nothing and is answered alike.
     pub fn retry(&mut self, from: RetryFrom, now: Timestamp) -> bool {
+        let waits = matches!(self.state, State::Queued | State::Parked);
         if self.state != State::Ended {
-            return false;
+            return waits && self.closed == closing::retried(from);
         }
         self.counts.attempts = 0;
         self.counts.crashes = 0;
@@ -358,7 +386,7 @@ impl Record {
         }
         self.retries += 1;
         self.cancel = Cancel::No;
-        self.closed = closing::RETRIED.to_owned();
+        self.closed = closing::retried(from).to_owned();
         (self.ended_at, self.end, self.joined_to, self.last_error) = (None, None, None, None);
         self.admitted_at = now;
         self.waits(State::Queued, now, None, now);
@@ -485,7 +513,6 @@ pub(crate) mod closing {
     pub const RELEASE: &str = "release";
     pub const TAKEN: &str = "taken";
     pub const EXPIRED: &str = "expired";
-    pub const RETRIED: &str = "retried";
 
     pub fn submit(nonce: &str) -> String {
         format!("submit {nonce}")
@@ -493,6 +520,13 @@ pub(crate) mod closing {
 
     pub fn park(until: Timestamp) -> String {
         format!("park {}", until.millis())
+    }
+
+    pub fn retried(from: RetryFrom) -> &'static str {
+        match from {
+            RetryFrom::Journal => "retried",
+            RetryFrom::Start => "retried from the start",
+        }
     }
 
     pub fn requeue(after: Duration, why: &Requeue) -> String {

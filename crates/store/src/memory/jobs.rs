@@ -54,22 +54,29 @@ pub(super) struct Jobs {
 
 impl Jobs {
     /// Adds a job.
-    pub fn insert(&mut self, id: &JobId, entry: Entry) {
+    pub fn insert(&mut self, id: &JobId, entry: Entry, now: Timestamp) {
         self.entries.insert(id.clone(), entry);
         self.index(id);
+        self.promote(now);
     }
 
     /// Removes a job.
     pub fn remove(&mut self, id: &JobId) {
-        self.unindex(id);
+        let Some(record) = self.entries.get(id).map(|entry| entry.record.clone()) else { return };
+        self.unindex(id, &record);
         self.entries.remove(id);
     }
 
-    /// Changes one job and keeps the indices in step; `None` if there is no such job.
-    pub fn change<T>(&mut self, id: &JobId, to: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        self.unindex(id);
+    /// Changes one job and keeps the indices in step; `None` if there is no such job. One that is due
+    /// takes its place at once: an owner's turn counts from when its first job was ready.
+    pub fn change<T>(&mut self, id: &JobId, now: Timestamp, to: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let before = self.entries.get(id)?.record.clone();
         let result = self.entries.get_mut(id).map(to);
-        self.index(id);
+        if self.entries.get(id).is_some_and(|entry| is_elsewhere(&entry.record, &before)) {
+            self.unindex(id, &before);
+            self.index(id);
+        }
+        self.promote(now);
         result
     }
 
@@ -78,8 +85,9 @@ impl Jobs {
         self.unique.get(unique?).cloned()
     }
 
-    fn unindex(&mut self, id: &JobId) {
-        let Some(Entry { record, job, .. }) = self.entries.get(id) else { return };
+    /// Takes a job out of the indices, where it is as `record` was.
+    fn unindex(&mut self, id: &JobId, record: &Record) {
+        let Some(Entry { job, .. }) = self.entries.get(id) else { return };
         let place = (record.due, record.seq, id.clone());
         match record.state {
             State::Queued | State::Parked => {
@@ -128,7 +136,7 @@ impl Jobs {
         }
     }
 
-    /// Lets those whose time has come wait for their turn.
+    /// Lets those whose time has come wait for their turn, in order of due time and admission.
     fn promote(&mut self, now: Timestamp) {
         while let Some(place) = self.due.first().filter(|(due, ..)| *due <= now).cloned() {
             self.due.remove(&place);
@@ -174,7 +182,10 @@ impl Jobs {
             if !self.is_paused(&owner) {
                 return Some(id);
             }
-            self.change(&id, |entry| entry.record.expire(now));
+            self.change(&id, now, |entry| entry.record.expire(now));
+            if let Some((.., id)) = self.urgent.first() {
+                return Some(id.clone());
+            }
         }
         self.promote(now);
         let (lane, id) = self.first_ready(per_repo)?;
@@ -199,6 +210,11 @@ impl Jobs {
         let lease = self.leases.first().map(|(end, _)| *end);
         due.into_iter().chain(lease).min()
     }
+}
+
+/// Whether the indices have a job elsewhere than they had it before.
+fn is_elsewhere(record: &Record, before: &Record) -> bool {
+    (record.state, record.at(), record.is_urgent()) != (before.state, before.at(), before.is_urgent())
 }
 
 /// Takes a job out of its lane, and the lane with its last one out of its turn.

@@ -35,6 +35,8 @@ pub struct MemoryStore {
     unique_issues: bool,
     per_repo: u32,
     runner: Arc<str>,
+    /// What was claimed by calls whose answer nobody heard.
+    undelivered: Arc<Mutex<Vec<Lease>>>,
 }
 
 struct Shared {
@@ -61,6 +63,7 @@ impl MemoryStore {
             unique_issues: settings.unique_issues,
             per_repo: settings.per_repo_concurrency,
             runner: runner.into(),
+            undelivered: Arc::default(),
         }
     }
 
@@ -74,7 +77,18 @@ impl MemoryStore {
             unique_issues: settings.unique_issues,
             per_repo: settings.per_repo_concurrency,
             runner: runner.into(),
+            undelivered: Arc::default(),
         }
+    }
+
+    /// A claim's answer was lost between this store and who asked: as with the other stores, whose
+    /// answers get lost on wires of their own, the next claim delivers it again.
+    pub fn unheard(&self, claims: &[Claim]) {
+        self.undelivered().extend(claims.iter().map(|claim| claim.lease.clone()));
+    }
+
+    fn undelivered(&self) -> MutexGuard<'_, Vec<Lease>> {
+        self.undelivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn time(&self) -> Timestamp {
@@ -89,7 +103,9 @@ impl MemoryStore {
     /// Changes the job that a lease is for.
     fn change(&self, lease: &Lease, to: impl FnOnce(&mut Record, Timestamp) -> Result<()>) -> Result<()> {
         let now = self.time();
-        self.jobs().change(&lease.job, |entry| to(&mut entry.record, now)).ok_or_else(|| lost(lease))??;
+        self.jobs()
+            .change(&lease.job, now, |entry| to(&mut entry.record, now))
+            .ok_or_else(|| lost(lease))??;
         self.shared.changed.notify_waiters();
         Ok(())
     }
@@ -112,7 +128,7 @@ impl Store for MemoryStore {
         if let Some(to) = &alive {
             record.joined(to, now);
         }
-        jobs.insert(&job.id, Entry { job: job.clone(), record, steps: Vec::new(), patch: Vec::new() });
+        jobs.insert(&job.id, Entry { job: job.clone(), record, steps: Vec::new(), patch: Vec::new() }, now);
         drop(jobs);
         self.shared.changed.notify_waiters();
         Ok(alive.map_or(Admission::Queued, |to| Admission::Joined { to }))
@@ -128,7 +144,8 @@ impl Store for MemoryStore {
             let now = self.time();
             let next = self.jobs().next(now, self.per_repo);
             let wake = next.map_or(end, |next| end.min(Instant::now() + next.since(now)));
-            if next.is_some_and(|next| next <= now) || Instant::now() >= end {
+            let there = next.is_some_and(|next| next <= now) || !self.undelivered().is_empty();
+            if there || Instant::now() >= end {
                 return Ok(());
             }
             tokio::select! {
@@ -143,9 +160,20 @@ impl Store for MemoryStore {
         let now = self.time();
         let mut jobs = self.jobs();
         let mut claims = Vec::new();
+        let mut undelivered = self.undelivered();
+        let earlier = undelivered.len().min(most);
+        for lease in undelivered.drain(..earlier) {
+            let again = jobs.change(&lease.job, now, |entry| {
+                let Entry { job, record, .. } = entry;
+                let held = record.renew(&lease, now, self.lease) != Renewal::Lost;
+                held.then(|| record.claimed(job.clone(), record.claimed_from()))
+            });
+            claims.extend(again.flatten());
+        }
+        drop(undelivered);
         while claims.len() < most {
             let Some(id) = jobs.first(now, self.per_repo, &claims) else { break };
-            let claim = jobs.change(&id, |entry| {
+            let claim = jobs.change(&id, now, |entry| {
                 let Entry { job, record, .. } = entry;
                 match record.claim(now, self.lease, &self.runner) {
                     Taken::No | Taken::CalledOff => None,
@@ -161,7 +189,7 @@ impl Store for MemoryStore {
         let now = self.time();
         let mut jobs = self.jobs();
         let renew =
-            |lease: &Lease| jobs.change(&lease.job, |entry| entry.record.renew(lease, now, self.lease));
+            |lease: &Lease| jobs.change(&lease.job, now, |entry| entry.record.renew(lease, now, self.lease));
         Ok(leases.iter().map(renew).map(|renewal| renewal.unwrap_or(Renewal::Lost)).collect())
     }
 
@@ -224,7 +252,7 @@ impl Store for MemoryStore {
 
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         let now = self.time();
-        let cancelled = self.jobs().change(job, |entry| entry.record.cancel(now));
+        let cancelled = self.jobs().change(job, now, |entry| entry.record.cancel(now));
         self.shared.changed.notify_waiters();
         Ok(cancelled.unwrap_or(Cancellation::Unknown))
     }
@@ -238,7 +266,7 @@ impl Store for MemoryStore {
         {
             return Ok(Retried::Joined { to });
         }
-        let retried = jobs.change(job, |entry| {
+        let retried = jobs.change(job, now, |entry| {
             let retried = entry.record.retry(from, now);
             if retried && from == RetryFrom::Start {
                 entry.steps.clear();

@@ -3,7 +3,10 @@
 mod ledger;
 mod rows;
 mod schema;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 mod transitions;
+mod turns;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -20,10 +23,10 @@ use tokio::time::Instant;
 use crate::caps::{Caps, MOST_CLAIMED};
 use crate::packing::{pack, unpack};
 use crate::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
-    Settlement, State, Store, StoreError,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
+    Settings, Settlement, State, Store, StoreError, Whom,
 };
-use transitions::Tx;
+use transitions::{Claimer, Tx};
 use writer::{Readers, Writer};
 
 /// How long to wait before the file is tried again that another process is just making.
@@ -38,6 +41,8 @@ pub struct SqliteStore {
     caps: Caps,
     lease: Duration,
     keep_ended: Duration,
+    unique_issues: bool,
+    per_repo: u32,
     poll_interval: Duration,
     runner: Arc<str>,
     /// One claim at a time: the next may have to deliver what the last one could not.
@@ -69,22 +74,13 @@ impl SqliteStore {
             caps: Caps::new(settings),
             lease: settings.lease,
             keep_ended: settings.keep_ended,
+            unique_issues: settings.unique_issues,
+            per_repo: settings.per_repo_concurrency,
             poll_interval: settings.poll_interval.max(Duration::from_millis(1)),
             runner: runner.into(),
             claiming: tokio::sync::Mutex::new(()),
             undelivered: Arc::default(),
         })
-    }
-
-    /// Limits the file to so many pages: a full disk, for tests.
-    #[cfg(any(test, feature = "testing"))]
-    pub async fn limit_pages(&self, pages: i64) -> Result<()> {
-        let limit = move |conn: &Connection| {
-            // Answers with the limit that now holds, which nobody needs.
-            let set = conn.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0));
-            set.map(|_| ()).map_err(|error| StoreError::Unusable(error.to_string()))
-        };
-        self.writer.run(limit).await
     }
 
     /// Writes in a transaction.
@@ -113,18 +109,19 @@ fn leases(of: &Mutex<Vec<Lease>>) -> std::sync::MutexGuard<'_, Vec<Lease>> {
 #[async_trait]
 impl Store for SqliteStore {
     async fn submit(&self, job: &Job) -> Result<Admission> {
-        let (id, data) = (job.id.clone(), self.caps.encode_job(job)?);
-        self.write(move |tx| tx.submit(&id, &data)).await
+        let data = self.caps.encode_job(job)?;
+        let (job, unique_issues) = (job.clone(), self.unique_issues);
+        self.write(move |tx| tx.submit(&job, &data, unique_issues)).await
     }
 
     async fn wait(&self, longest: Duration) -> Result<()> {
-        let end = Instant::now() + longest;
+        let (end, per_repo) = (Instant::now() + longest, self.per_repo);
         loop {
             // Listening begins before looking, so that nothing is missed in between.
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let (now, next) = self.read(|tx| Ok((tx.now, tx.next()?))).await?;
+            let (now, next) = self.read(move |tx| Ok((tx.now, tx.next(per_repo)?))).await?;
             let until_next = next.map_or(Duration::MAX, |next| next.since(now));
             let left = end.saturating_duration_since(Instant::now());
             if until_next.is_zero() || left.is_zero() || !leases(&self.undelivered).is_empty() {
@@ -142,13 +139,14 @@ impl Store for SqliteStore {
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
         let most = most.min(MOST_CLAIMED);
         let _one_at_a_time = self.claiming.lock().await;
-        let (path, runner, lease) = (self.path.clone(), Arc::clone(&self.runner), self.lease);
+        let path = self.path.clone();
+        let by = Claimer { runner: Arc::clone(&self.runner), lease: self.lease, per_repo: self.per_repo };
         let (list, list_of_op) = (Arc::clone(&self.undelivered), Arc::clone(&self.undelivered));
         // What is claimed goes onto the list on the writing thread, where one claim follows another
         // even if this call was dropped; and off the list once this call has heard of it.
         let op = move |conn: &Connection| {
             let earlier: Vec<Lease> = leases(&list_of_op).iter().take(most).cloned().collect();
-            let claims = Tx::new(conn, &path)?.claim(most, &earlier, lease, &runner)?;
+            let claims = Tx::new(conn, &path)?.claim(&by, most, &earlier)?;
             let fresh = claims.iter().map(|claim| claim.lease.clone());
             let fresh: Vec<Lease> = fresh.filter(|lease| !earlier.contains(lease)).collect();
             let mut list = leases(&list_of_op);
@@ -172,24 +170,15 @@ impl Store for SqliteStore {
         self.write(move |tx| leases.iter().map(|lease| tx.renew(lease, by)).collect()).await
     }
 
-    async fn called_off(&self, _leases: &[Lease]) -> Result<Vec<Lease>> {
-        Ok(Vec::new())
-    }
-
-    async fn retry(&self, _job: &JobId, _from: crate::RetryFrom) -> Result<crate::Retried> {
-        Err(StoreError::Unusable("not yet".into()))
-    }
-
-    async fn pause(&self, _whom: &crate::Whom) -> Result<()> {
-        Err(StoreError::Unusable("not yet".into()))
-    }
-
-    async fn resume(&self, _whom: &crate::Whom) -> Result<()> {
-        Err(StoreError::Unusable("not yet".into()))
-    }
-
-    async fn paused(&self) -> Result<Vec<crate::Whom>> {
-        Ok(Vec::new())
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        let all = leases.to_vec();
+        let found = self.read(move |tx| tx.called_off(&all)).await?;
+        if found.iter().any(|(asked, told)| *asked && !*told) {
+            let all = leases.to_vec();
+            return self.write(move |tx| tx.tell(&all)).await;
+        }
+        let asked = leases.iter().zip(found).filter(|(_, (asked, _))| *asked);
+        Ok(asked.map(|(lease, _)| lease.clone()).collect())
     }
 
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
@@ -200,7 +189,8 @@ impl Store for SqliteStore {
 
     async fn replay(&self, job: &JobId) -> Result<Replay> {
         let job = job.clone();
-        unpack(self.read(move |tx| tx.replay(&job)).await?, self.caps.step)
+        let caps = self.caps;
+        unpack(self.read(move |tx| tx.replay(&job, &caps)).await?, caps.step)
     }
 
     async fn park(&self, lease: &Lease, until: Timestamp, why: &str) -> Result<()> {
@@ -226,6 +216,25 @@ impl Store for SqliteStore {
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         let job = job.clone();
         self.write(move |tx| tx.cancel(&job)).await
+    }
+
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        let job = job.clone();
+        self.write(move |tx| tx.retry(&job, from)).await
+    }
+
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        let whom = whom.clone();
+        self.write(move |tx| tx.pause(&whom)).await
+    }
+
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        let whom = whom.clone();
+        self.write(move |tx| tx.resume(&whom)).await
+    }
+
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        self.read(|tx| tx.paused()).await
     }
 
     async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {
