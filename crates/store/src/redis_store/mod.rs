@@ -147,8 +147,7 @@ impl Core {
     }
 
     async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
-        let closing = format!("{} {:032x}", closing::RETRIED, rand::random::<u128>());
-        let call = self.call().arg(job).arg(closing).arg(u8::from(from == RetryFrom::Start));
+        let call = self.call().arg(job).arg(closing::retried(from)).arg(u8::from(from == RetryFrom::Start));
         let fields =
             VISIBLE.iter().chain(INTERNAL).chain(OWN_FIELDS).filter(|field| !AFTER_END.contains(field));
         let call = fields.fold(call, Call::arg);

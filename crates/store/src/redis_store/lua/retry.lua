@@ -4,7 +4,7 @@ local id, key, data_key = ARGV[4], P .. 'job:' .. ARGV[4], Q .. 'data:' .. ARGV[
 local row = redis.pcall('HMGET', key, 'state', 'seq', 'place', 'unique', 'retries', 'closed')
 if row.err then return {'corrupt', ''} end
 if not row[1] then return {'unknown', ''} end
-if row[1] == 'queued' and row[6] == ARGV[5] then return {'queued', ''} end
+if (row[1] == 'queued' or row[1] == 'parked') and row[6] == ARGV[5] then return {'queued', ''} end
 if row[1] ~= 'ended' then return {'alive', ''} end
 local data = redis.call('GET', data_key)
 if not data or not row[2] then return {'corrupt', ''} end
