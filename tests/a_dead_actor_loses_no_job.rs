@@ -46,6 +46,9 @@ impl Store for Treacherous {
         assert!(left.is_err(), "on purpose, in a claim");
         self.inner.claim(most).await
     }
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.inner.claim_called_off(most).await
+    }
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         assert!(!self.renew.swap(false, Ordering::Relaxed), "on purpose, in a renewal");
         self.inner.renew(leases).await

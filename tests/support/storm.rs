@@ -256,6 +256,26 @@ pub struct StormyStore {
     pub line: Arc<Line>,
 }
 
+impl StormyStore {
+    /// A claim, noting whose answer was not heard: their leases end as if their runner had crashed.
+    async fn claiming(&self, claim: impl Future<Output = Result<Vec<Claim>>> + Send) -> Result<Vec<Claim>> {
+        let note = |claims: &[Claim], change: i64| {
+            let mut ledger = locked(&self.line.ledger);
+            for claim in claims {
+                *ledger.unheard.entry(claim.lease.job.clone()).or_default() += change;
+            }
+        };
+        let claiming = async {
+            let claims = claim.await?;
+            note(&claims, 1);
+            Ok(claims)
+        };
+        let claims = self.line.store(Some(Deathbed::Claim), claiming).await?;
+        note(&claims, -1);
+        Ok(claims)
+    }
+}
+
 #[async_trait]
 impl Store for StormyStore {
     fn ledger(&self) -> Arc<dyn steadfast_store::Ledger> {
@@ -268,20 +288,10 @@ impl Store for StormyStore {
         self.line.store(None, self.inner.wait(longest)).await
     }
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let note = |claims: &[Claim], change: i64| {
-            let mut ledger = locked(&self.line.ledger);
-            for claim in claims {
-                *ledger.unheard.entry(claim.lease.job.clone()).or_default() += change;
-            }
-        };
-        let claiming = async {
-            let claims = self.inner.claim(most).await?;
-            note(&claims, 1);
-            Ok(claims)
-        };
-        let claims = self.line.store(Some(Deathbed::Claim), claiming).await?;
-        note(&claims, -1);
-        Ok(claims)
+        self.claiming(self.inner.claim(most)).await
+    }
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.claiming(self.inner.claim_called_off(most)).await
     }
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         self.line.store(None, self.inner.renew(leases)).await

@@ -57,6 +57,10 @@ pub trait Store: Send + Sync + 'static {
     /// to the dead letters.
     async fn claim(&self, most: usize) -> Result<Vec<Claim>>;
 
+    /// Claims, of those jobs, only what [`Store::claim`] gives first: what waits to be called off. For
+    /// a process that has no room for more work, or no budget.
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>>;
+
     /// Renews leases for another `queue.lease`, in one call; answers in the same order.
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>>;
 

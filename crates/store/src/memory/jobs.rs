@@ -167,10 +167,15 @@ impl Jobs {
         found.min_by_key(|(priority, turn, ..)| (*priority, *turn)).map(|(_, _, lane, id)| (lane.clone(), id))
     }
 
+    /// The next of those that only wait to be called off.
+    pub fn first_called_off(&self) -> Option<JobId> {
+        self.urgent.first().map(|(.., id)| id.clone())
+    }
+
     /// The next job to be claimed, after those that this claim has `taken`.
     pub fn first(&mut self, now: Timestamp, per_repo: u32, taken: &[Claim]) -> Option<JobId> {
-        if let Some((.., id)) = self.urgent.first() {
-            return Some(id.clone());
+        if let Some(id) = self.first_called_off() {
+            return Some(id);
         }
         if self.paused.contains(&Whom::All) {
             return None;

@@ -100,6 +100,46 @@ impl MemoryStore {
         self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was claimed by calls whose answer nobody heard, as far as it is still ours.
+    fn deliver_again(&self, most: usize) -> Vec<Claim> {
+        let now = self.time();
+        let mut jobs = self.jobs();
+        let mut undelivered = self.undelivered();
+        let earlier = undelivered.len().min(most.min(MOST_CLAIMED));
+        let again = |lease: Lease| {
+            jobs.change(&lease.job, now, |entry| {
+                let Entry { job, record, .. } = entry;
+                let held = record.renew(&lease, now, self.lease) != Renewal::Lost;
+                held.then(|| record.claimed(job.clone(), record.claimed_from()))
+            })
+        };
+        undelivered.drain(..earlier).filter_map(again).flatten().collect()
+    }
+
+    /// Claims what `next` names, one after the other, after those that it has.
+    fn take(
+        &self,
+        mut claims: Vec<Claim>,
+        most: usize,
+        next: impl Fn(&mut Jobs, Timestamp, &[Claim]) -> Option<JobId>,
+    ) -> Vec<Claim> {
+        let most = most.min(MOST_CLAIMED);
+        let now = self.time();
+        let mut jobs = self.jobs();
+        while claims.len() < most {
+            let Some(id) = next(&mut jobs, now, &claims) else { break };
+            let claim = jobs.change(&id, now, |entry| {
+                let Entry { job, record, .. } = entry;
+                match record.claim(now, self.lease, &self.runner) {
+                    Taken::No | Taken::CalledOff => None,
+                    Taken::Claimed(from) => Some(record.claimed(job.clone(), from)),
+                }
+            });
+            claims.extend(claim.flatten());
+        }
+        claims
+    }
+
     /// Changes the job that a lease is for.
     fn change(&self, lease: &Lease, to: impl FnOnce(&mut Record, Timestamp) -> Result<()>) -> Result<()> {
         let now = self.time();
@@ -156,33 +196,12 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let most = most.min(MOST_CLAIMED);
-        let now = self.time();
-        let mut jobs = self.jobs();
-        let mut claims = Vec::new();
-        let mut undelivered = self.undelivered();
-        let earlier = undelivered.len().min(most);
-        for lease in undelivered.drain(..earlier) {
-            let again = jobs.change(&lease.job, now, |entry| {
-                let Entry { job, record, .. } = entry;
-                let held = record.renew(&lease, now, self.lease) != Renewal::Lost;
-                held.then(|| record.claimed(job.clone(), record.claimed_from()))
-            });
-            claims.extend(again.flatten());
-        }
-        drop(undelivered);
-        while claims.len() < most {
-            let Some(id) = jobs.first(now, self.per_repo, &claims) else { break };
-            let claim = jobs.change(&id, now, |entry| {
-                let Entry { job, record, .. } = entry;
-                match record.claim(now, self.lease, &self.runner) {
-                    Taken::No | Taken::CalledOff => None,
-                    Taken::Claimed(from) => Some(record.claimed(job.clone(), from)),
-                }
-            });
-            claims.extend(claim.flatten());
-        }
-        Ok(claims)
+        let claims = self.deliver_again(most);
+        Ok(self.take(claims, most, |jobs, now, taken| jobs.first(now, self.per_repo, taken)))
+    }
+
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        Ok(self.take(Vec::new(), most, |jobs, _, _| jobs.first_called_off()))
     }
 
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {

@@ -1,9 +1,11 @@
 //! Claiming: one script looks, lets go what has come due, and claims; and tells it again if nobody heard.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
+use tokio::time::Instant;
 
 use super::Core;
 use super::inbox::millis;
@@ -22,12 +24,26 @@ pub(super) struct Claiming {
     number: u64,
     /// The last claim's answer may have been lost: what it claimed is told again.
     pub uncertain: bool,
+    /// Told again, and more than was asked for then: for the next who asks.
+    surplus: Vec<(Instant, Claim)>,
 }
 
 impl Claiming {
     pub fn new(runner: &str) -> Self {
         let process = format!("{runner}:{:016x}", rand::random::<u64>());
-        Claiming { process, number: 1, uncertain: false }
+        Claiming { process, number: 1, uncertain: false, surplus: Vec::new() }
+    }
+
+    /// Whether something is ours already that nobody was given.
+    pub fn has_untold(&self) -> bool {
+        self.uncertain || !self.surplus.is_empty()
+    }
+
+    /// Up to `most` that are still ours, as far as this process can know.
+    fn left_over(&mut self, most: usize, lease: Duration) -> Vec<Claim> {
+        self.surplus.retain(|(told, _)| told.elapsed() < lease);
+        let count = self.surplus.len().min(most);
+        self.surplus.drain(..count).map(|(_, claim)| claim).collect()
     }
 }
 
@@ -43,44 +59,72 @@ impl Core {
             return Ok(Vec::new());
         }
         let mut claiming = self.claiming.lock().await;
+        let left_over = claiming.left_over(most, self.lease);
+        if !left_over.is_empty() {
+            return Ok(left_over);
+        }
         let mut taken_in = self.inbox.hinted.swap(false, Ordering::Relaxed);
         if taken_in {
             self.take_in().await?;
         }
         let mut claims = Vec::new();
         for _ in 0..TRIES {
-            let was = claiming.uncertain;
-            claiming.uncertain = true;
-            let (found, rows) = self.take(&claiming, most, taken_in).await?;
+            let of = if taken_in { "queue" } else { "inbox" };
+            let found = self.take(&mut claiming, most, of, &mut claims).await?;
             if found == "inbox" {
-                // The script did nothing.
-                claiming.uncertain = was;
                 self.take_in().await?;
                 taken_in = true;
-                continue;
-            }
-            for row in rows {
-                match read(row) {
-                    Ok(claim) => claims.push(claim),
-                    Err((lease, why)) => self.set_aside(&lease, &why).await?,
-                }
-            }
-            // Only now is it certain that these claims reach somebody.
-            claiming.uncertain = false;
-            claiming.number += 1;
-            if !claims.is_empty() || found != "more" {
+            } else if !claims.is_empty() || found != "more" {
                 break;
             }
         }
         Ok(claims)
     }
 
-    /// What the script found, and claimed. The same number again tells the same jobs again.
-    async fn take(&self, claiming: &Claiming, most: usize, taken_in: bool) -> Result<(String, Vec<Row>)> {
+    /// Claims up to `most` of what is only to be called off.
+    pub async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        let (most, mut claims) = (most.min(MOST_CLAIMED), Vec::new());
+        if most > 0 {
+            let mut claiming = self.calling_off.lock().await;
+            claims = claiming.left_over(most, self.lease);
+            if !claims.is_empty() {
+                return Ok(claims);
+            }
+            self.take(&mut claiming, most, "urgent", &mut claims).await?;
+        }
+        Ok(claims)
+    }
+
+    /// Claims once, of the `queue`, of the `inbox` first, or only what is `urgent`; what there is yet.
+    /// The same number again tells the same jobs again.
+    async fn take(
+        &self,
+        claiming: &mut Claiming,
+        most: usize,
+        of: &str,
+        claims: &mut Vec<Claim>,
+    ) -> Result<String> {
+        let was = std::mem::replace(&mut claiming.uncertain, true);
         let call = self.call().arg(self.per_repo).arg(millis(self.lease)).arg(most).arg(&self.runner);
-        let call = call.arg(&claiming.process).arg(claiming.number);
-        let call = call.arg(&self.unreadable).arg(u8::from(taken_in));
-        self.link.script(&self.scripts.claim, &call).await
+        let call = call.arg(&claiming.process).arg(claiming.number).arg(&self.unreadable).arg(of);
+        let (found, rows): (String, Vec<Row>) = self.link.script(&self.scripts.claim, &call).await?;
+        if found == "inbox" {
+            // Nothing was claimed.
+            claiming.uncertain = was;
+            return Ok(found);
+        }
+        for row in rows {
+            match read(row) {
+                Ok(claim) => claims.push(claim),
+                Err((lease, why)) => self.set_aside(&lease, &why).await?,
+            }
+        }
+        let told = Instant::now();
+        claiming.surplus.extend(claims.drain(most.min(claims.len())..).map(|claim| (told, claim)));
+        // Only now is it certain that these claims reach somebody.
+        claiming.uncertain = false;
+        claiming.number += 1;
+        Ok(found)
     }
 
     /// Ends a job whose JSON cannot be read any more; others are not kept waiting by it.

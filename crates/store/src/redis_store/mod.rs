@@ -66,6 +66,8 @@ struct Core {
     scripts: Scripts,
     inbox: Inbox,
     claiming: tokio::sync::Mutex<Claiming>,
+    /// Those of what is called off, which are told again to their like alone.
+    calling_off: tokio::sync::Mutex<Claiming>,
     leaving: Leaving,
     caps: Caps,
     lease: Duration,
@@ -91,6 +93,7 @@ impl RedisStore {
             scripts: Scripts::new(),
             inbox: Inbox::new(),
             claiming: tokio::sync::Mutex::new(Claiming::new(runner)),
+            calling_off: tokio::sync::Mutex::new(Claiming::new(runner)),
             leaving: Leaving::new(),
             caps: Caps::new(settings),
             lease: settings.lease,
@@ -238,7 +241,7 @@ impl Store for RedisStore {
             let call = core.call().arg(core.per_repo).arg(GROUP).arg(core.pending_limit());
             let (next, inbox): (i64, bool) = core.link.script(&core.scripts.peek, &call).await?;
             core.inbox.hinted.fetch_or(inbox, Ordering::Relaxed);
-            let untold = core.claiming.try_lock().is_ok_and(|claiming| claiming.uncertain);
+            let untold = core.claiming.try_lock().is_ok_and(|claiming| claiming.has_untold());
             let left = end.saturating_duration_since(Instant::now());
             if next == 0 || untold || left.is_zero() {
                 return Ok(());
@@ -273,6 +276,10 @@ impl Store for RedisStore {
             }));
         }
         Ok(renewals)
+    }
+
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.core.claim_called_off(most).await
     }
 
     async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {

@@ -83,6 +83,42 @@ impl SqliteStore {
         })
     }
 
+    /// Claims, all or only what waits to be called off.
+    async fn claim_of(&self, most: usize, only_called_off: bool) -> Result<Vec<Claim>> {
+        let most = most.min(MOST_CLAIMED);
+        let _one_at_a_time = self.claiming.lock().await;
+        let path = self.path.clone();
+        let by = Claimer {
+            runner: Arc::clone(&self.runner),
+            lease: self.lease,
+            per_repo: self.per_repo,
+            only_called_off,
+        };
+        let (list, list_of_op) = (Arc::clone(&self.undelivered), Arc::clone(&self.undelivered));
+        // What is claimed goes onto the list on the writing thread, where one claim follows another
+        // even if this call was dropped; and off the list once this call has heard of it.
+        let op = move |conn: &Connection| {
+            let again = if only_called_off { 0 } else { most };
+            let earlier: Vec<Lease> = leases(&list_of_op).iter().take(again).cloned().collect();
+            let claims = Tx::new(conn, &path)?.claim(&by, most, &earlier)?;
+            let fresh = claims.iter().map(|claim| claim.lease.clone());
+            let fresh: Vec<Lease> = fresh.filter(|lease| !earlier.contains(lease)).collect();
+            let mut list = leases(&list_of_op);
+            list.retain(|lease| !earlier.contains(lease) || claims.iter().any(|claim| claim.lease == *lease));
+            list.extend(fresh.iter().cloned());
+            drop(list);
+            Ok((claims, fresh))
+        };
+        let done = move |(_, fresh): &(Vec<Claim>, Vec<Lease>), kept: bool| {
+            if !kept {
+                leases(&list).retain(|lease| !fresh.contains(lease));
+            }
+        };
+        let (claims, _) = self.writer.run_then(op, done).await?;
+        leases(&self.undelivered).retain(|lease| claims.iter().all(|claim| claim.lease != *lease));
+        Ok(claims)
+    }
+
     /// Writes in a transaction.
     async fn write<T: Send + 'static>(
         &self,
@@ -137,32 +173,11 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let most = most.min(MOST_CLAIMED);
-        let _one_at_a_time = self.claiming.lock().await;
-        let path = self.path.clone();
-        let by = Claimer { runner: Arc::clone(&self.runner), lease: self.lease, per_repo: self.per_repo };
-        let (list, list_of_op) = (Arc::clone(&self.undelivered), Arc::clone(&self.undelivered));
-        // What is claimed goes onto the list on the writing thread, where one claim follows another
-        // even if this call was dropped; and off the list once this call has heard of it.
-        let op = move |conn: &Connection| {
-            let earlier: Vec<Lease> = leases(&list_of_op).iter().take(most).cloned().collect();
-            let claims = Tx::new(conn, &path)?.claim(&by, most, &earlier)?;
-            let fresh = claims.iter().map(|claim| claim.lease.clone());
-            let fresh: Vec<Lease> = fresh.filter(|lease| !earlier.contains(lease)).collect();
-            let mut list = leases(&list_of_op);
-            list.retain(|lease| !earlier.contains(lease) || claims.iter().any(|claim| claim.lease == *lease));
-            list.extend(fresh.iter().cloned());
-            drop(list);
-            Ok((claims, fresh))
-        };
-        let done = move |(_, fresh): &(Vec<Claim>, Vec<Lease>), kept: bool| {
-            if !kept {
-                leases(&list).retain(|lease| !fresh.contains(lease));
-            }
-        };
-        let (claims, _) = self.writer.run_then(op, done).await?;
-        leases(&self.undelivered).retain(|lease| claims.iter().all(|claim| claim.lease != *lease));
-        Ok(claims)
+        self.claim_of(most, false).await
+    }
+
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.claim_of(most, true).await
     }
 
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {

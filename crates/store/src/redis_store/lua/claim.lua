@@ -1,6 +1,7 @@
 -- Claims jobs. Arguments: 4 how many of a repository may run, 5 lease in ms, 6 most, 7 runner, 8 process,
--- 9 number of this claim, 10 the result of a job that cannot be read, 11 '1' to claim though the inbox
--- holds something. Answers 'inbox' if it does, 'more' if there may be more, or 'done'; then the jobs.
+-- 9 number of this claim, 10 the result of a job that cannot be read, 11 of what: 'queue', 'inbox' for the
+-- same if the inbox is empty, or 'urgent'. Answers 'inbox' if that is not empty, 'more' if there may be
+-- more, or 'done'; then the jobs.
 local lease_ms, most, runner, number = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[9]
 local process = Q .. 'claimed:' .. ARGV[8]
 local COUNTS = {'runs', 'attempts', 'crashes', 'waits', 'steps'}
@@ -132,12 +133,12 @@ local function take(id, from, due)
   return true
 end
 
--- The claim before this one, if nobody heard of it: a number that comes twice.
+-- The claim before this one, if nobody heard of it: a number that comes twice. All of it, or nobody would
+-- hear of the rest.
 local function tell_again(before)
   local lines = string.gmatch(before, '[^\n]+')
   lines()
   for line in lines do
-    if is_done() then break end
     local id, token = string.match(line, '^(%S+) (%S+)')
     local job = read(id)
     if job and job.state == 'running' and int(job.token) == token then
@@ -234,9 +235,9 @@ local last = before and tonumber(string.match(before, '^%d+'))
 if last and last > tonumber(number) then return {'done', {}} end
 if last == tonumber(number) then tell_again(before) end
 if #claims == 0 then
-  if ARGV[11] ~= '1' and redis.call('XLEN', STREAM) > 0 then return {'inbox', {}} end
+  if ARGV[11] == 'inbox' and redis.call('XLEN', STREAM) > 0 then return {'inbox', {}} end
   take_urgent()
-  if not ALL_PAUSED and not is_done() then
+  if ARGV[11] ~= 'urgent' and not ALL_PAUSED and not is_done() then
     take_expired()
     -- One that was put back there may have to be told of.
     do_gathered()
