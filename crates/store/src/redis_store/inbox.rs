@@ -13,10 +13,10 @@ use super::link::Call;
 use crate::Result;
 
 /// Most entries that are read at once.
-const PAGE: usize = 128;
+const PAGE: usize = 64;
 
 /// Most reads of one call: a flood is taken in over several claims.
-const PAGES: usize = 8;
+const PAGES: usize = 16;
 
 /// Most times that the inbox is read anew because an answer was lost.
 const READS: usize = 3;

@@ -4,7 +4,7 @@
 local function alive(unique, id)
   local other = redis.call('HGET', Q .. 'unique', unique)
   if not other or other == id then return nil end
-  local state = redis.pcall('HGET', P .. 'job:' .. other, 'state')
+  local state = try('HGET', P .. 'job:' .. other, 'state')
   -- An older build ends a job without freeing its key.
   if type(state) ~= 'string' or state == 'ended' then return nil end
   return other
@@ -15,7 +15,7 @@ end
 -- before and after the other's id.
 local function admit(id, data, closing, wishes, order)
   local key, data_key = P .. 'job:' .. id, Q .. 'data:' .. id
-  local found = redis.pcall('HMGET', key, 'state', 'status', 'closed', 'joinedTo', 'seq', 'due')
+  local found = try('HMGET', key, 'state', 'status', 'closed', 'joinedTo', 'seq', 'due')
   if found.err then return 'wrongtype' end
   local place, unique = wishes[1], wishes[3]
   if found[1] and found[3] == closing then

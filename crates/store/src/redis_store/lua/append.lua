@@ -1,7 +1,7 @@
 -- Appends to a journal. Arguments: 4 id, 5 token, 6 position, 7 most steps, 8 most bytes, 9 '1' if there
 -- is a patch, 10 the patch, then the steps.
 local key, journal = P .. 'job:' .. ARGV[4], Q .. 'journal:' .. ARGV[4]
-local found = redis.pcall('HMGET', key, 'token', 'state', 'steps', 'journalBytes')
+local found = try('HMGET', key, 'token', 'state', 'steps', 'journalBytes')
 if found.err or found[1] ~= ARGV[5] or found[2] ~= 'running' then return {'lost', 0} end
 local at, count = tonumber(ARGV[6]), #ARGV - 10
 local have = redis.call('LLEN', journal)

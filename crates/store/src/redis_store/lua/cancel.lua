@@ -1,7 +1,7 @@
 -- Arguments: 4 id.
 local id = ARGV[4]
 local key = P .. 'job:' .. id
-local row = redis.pcall('HMGET', key, 'state', 'seq', 'place', 'cancel', 'told', 'steps', 'unique')
+local row = try('HMGET', key, 'state', 'seq', 'place', 'cancel', 'told', 'steps', 'unique')
 if row.err then return 'corrupt' end
 local state = row[1]
 if state == 'ended' then return 'over' end

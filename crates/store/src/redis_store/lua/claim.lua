@@ -22,7 +22,7 @@ end
 -- The job, or nil and why it is none.
 local function read(id)
   local key = P .. 'job:' .. id
-  local row = redis.pcall('HMGET', key, 'state', 'token', 'seq', 'cancel', 'told', 'retries', 'admitted', 'due', 'place',
+  local row = try('HMGET', key, 'state', 'token', 'seq', 'cancel', 'told', 'retries', 'admitted', 'due', 'place',
     'startedAt', 'unique', 'closed', unpack(COUNTS))
   if row.err then return nil, 'its status key holds another kind of value' end
   local job = {key = key, state = row[1], token = tonumber(row[2]), seq = tonumber(row[3]), cancel = row[4],
@@ -42,7 +42,7 @@ local function read(id)
 end
 
 local function data_of(id)
-  local data = redis.pcall('GET', Q .. 'data:' .. id)
+  local data = try('GET', Q .. 'data:' .. id)
   return type(data) == 'string' and data
 end
 
@@ -50,9 +50,8 @@ local function set_aside(id, why)
   local key = P .. 'job:' .. id
   redis.pcall('XADD', Q .. 'dead', 'MAXLEN', '~', 1000, '*', 'reason', why, 'job', id)
   for _, set in pairs({DUE, URGENT, LEASES, SETS.queued, SETS.parked, SETS.ended}) do redis.call('ZREM', set, id) end
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'hash' and kind ~= 'none' then return end
-  local row = redis.call('HMGET', key, 'seq', 'place', 'unique', 'token', unpack(COUNTS))
+  local row = try('HMGET', key, 'seq', 'place', 'unique', 'token', unpack(COUNTS))
+  if row.err then return end
   for i, name in ipairs({'token', unpack(COUNTS)}) do
     if not tonumber(row[i + 3] or '') then redis.call('HSET', key, name, 0) end
   end
@@ -77,7 +76,7 @@ end
 -- Claims a job that was never claimed and whose place says all of it; whether it is one.
 local function take_new(id, seq, place)
   local key = P .. 'job:' .. id
-  local row = redis.pcall('HMGET', key, 'state', 'closed')
+  local row = try('HMGET', key, 'state', 'closed')
   local by = row[1] == 'queued' and row[2]
   if not by or not (string.find(by, 'submit ', 1, true) == 1 or string.find(by, 'entry ', 1, true) == 1) then return end
   local data = data_of(id)
@@ -168,6 +167,13 @@ local function take_expired()
   more = more or #expired > 0
 end
 
+local function take_popped(id, seq, lane, repo, due)
+  return take_new(id, seq, string.sub(lane, 1, 3) .. repo) or take(id, 'queue', due)
+end
+
+-- Why claiming ended early.
+local failed
+
 -- Claims up to `want` jobs of a lane; how many.
 local function take_from(lane, want)
   local taken = 0
@@ -182,7 +188,14 @@ local function take_from(lane, want)
       elseif is_done() then
         redis.call('ZADD', READY .. lane, page[i + 1], page[i])
       else
-        if take_new(id, seq, string.sub(lane, 1, 3) .. repo) or take(id, 'queue', page[i + 1]) then
+        local done, ours = pcall(take_popped, id, seq, lane, repo, page[i + 1])
+        if not done then
+          -- A cluster that moves the queue, say: what was not claimed goes back.
+          for j = i, #page, 2 do redis.call('ZADD', READY .. lane, page[j + 1], page[j]) end
+          failed = ours
+          return taken
+        end
+        if ours then
           taken = taken + 1
           if CAP ~= 0 then running[repo] = running[repo] + 1 end
         else
@@ -196,7 +209,7 @@ local function take_from(lane, want)
 end
 
 local function take_ready()
-  while not is_done() and budget > 0 do
+  while not is_done() and not failed and budget > 0 do
     local lanes, rest = first_lanes(math.min(most, 64))
     if #lanes == 0 then return end
     local turn, turns = redis.call('HINCRBY', META, 'turn', most) - most, {}
@@ -204,7 +217,7 @@ local function take_ready()
     repeat
       local again = {}
       for _, lane in ipairs(lanes) do
-        if is_done() or budget <= 0 then break end
+        if is_done() or failed or budget <= 0 then break end
         if is_paused(lane) then
           budget = budget - 1
           close_lane(lane, true)
@@ -220,7 +233,7 @@ local function take_ready()
         end
       end
       lanes = again
-    until #lanes == 0 or rest or is_done() or budget <= 0
+    until #lanes == 0 or rest or is_done() or failed or budget <= 0
     for lane in pairs(seen) do
       if turns[lane] then redis.call('ZADD', TURNS, 'XX', turn_of(lane, turns[lane]), lane) end
       check_lane(lane)
@@ -250,5 +263,6 @@ if #claims == 0 then
   end
 end
 after_leaving()
+if failed and #claims == 0 then error(failed) end
 if #claims > 0 then redis.call('SET', process, table.concat(told, '\n'), 'PX', int(lease_ms + 1000)) end
 return {more and 'more' or 'done', claims}

@@ -43,7 +43,7 @@ end
 -- Takes a lane out of its turn if it has no job but held ones.
 local function check_lane(lane)
   if redis.call('EXISTS', READY .. lane) == 0 then
-    close_lane(lane, redis.call('HEXISTS', HELD, lane) == 1)
+    close_lane(lane, redis.call('HGET', HELD, lane))
   end
 end
 
@@ -61,7 +61,7 @@ end
 
 -- Lets the first of each priority of a repository go to its lane.
 local function reopen(repo)
-  if redis.call('HEXISTS', HELD, repo) == 0 then return end
+  if not redis.call('HGET', HELD, repo) then return end
   for level = 0, 18 do
     local place = string.format('%02d|%s', level, repo)
     local first = redis.call('ZPOPMIN', Q .. 'held:' .. place)

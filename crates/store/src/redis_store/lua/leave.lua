@@ -6,7 +6,7 @@ local answers, at = {}, 4
 
 local function closed(kind, id, token, closing, first, count)
   local key = P .. 'job:' .. id
-  local row = redis.pcall('HMGET', key, 'state', 'token', 'seq', 'place', 'cancel', 'more')
+  local row = try('HMGET', key, 'state', 'token', 'seq', 'place', 'cancel', 'more')
   if row.err or row[2] ~= token then return 'lost' end
   if row[1] ~= 'running' then return redis.call('HGET', key, 'closed') == closing and 'done' or 'lost' end
   local job = {key = key, state = 'running', seq = row[3], place = row[4], cancel = row[5], more = row[6]}
@@ -36,10 +36,14 @@ local function closed(kind, id, token, closing, first, count)
   return 'done'
 end
 
-while at <= #ARGV do
+local failed
+while at <= #ARGV and not failed do
   local count = tonumber(ARGV[at + 4])
-  answers[#answers + 1] = closed(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], at + 5, count)
+  local done, answer = pcall(closed, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], at + 5, count)
+  if done then answers[#answers + 1] = answer else failed = answer end
   at = at + 5 + count
 end
+-- Those before one that failed have ended all the same.
 after_leaving()
+if failed then error(failed) end
 return answers

@@ -7,18 +7,25 @@ local budget = 256
 -- Something was left to the next.
 local more = false
 
+local paused
 local function is_paused(lane)
-  return OWNERS_PAUSED and redis.call('SISMEMBER', Q .. 'paused', 'owner:' .. string.sub(lane, 4)) == 1
+  if not OWNERS_PAUSED then return false end
+  if not paused then
+    paused = {}
+    for _, whom in ipairs(redis.call('SMEMBERS', Q .. 'paused')) do paused[whom] = true end
+  end
+  return paused['owner:' .. string.sub(lane, 4)]
 end
 
 -- The place of a job that has none yet: an older build took it in.
 local function find_place(id)
-  local data = redis.pcall('GET', Q .. 'data:' .. id)
+  local data = try('GET', Q .. 'data:' .. id)
   data = type(data) == 'string' and data or ''
   budget = budget - 1 - math.floor(#data / 2000)
   local place = place_in(data)
   local key = P .. 'job:' .. id
-  if redis.call('TYPE', key).ok == 'hash' then redis.call('HSET', key, 'place', place) end
+  local found = try('HGET', key, 'state')
+  if type(found) == 'string' then redis.call('HSET', key, 'place', place) end
   return place
 end
 
@@ -33,7 +40,7 @@ local function promote()
       break
     end
     budget = budget - 1
-    local row = redis.pcall('HMGET', P .. 'job:' .. id, 'state', 'due', 'seq', 'place')
+    local row = try('HMGET', P .. 'job:' .. id, 'state', 'due', 'seq', 'place')
     if row.err then row = {} end
     -- A damaged one goes too: who claims it sets it aside.
     if row[1] ~= 'running' and row[1] ~= 'ended' then

@@ -1,8 +1,11 @@
 -- Begins or ends a pause. Arguments: 4 '1' to begin, 5 'all', or 'owner:' and the owner.
 local paused, whom = Q .. 'paused', ARGV[5]
 redis.call(ARGV[4] == '1' and 'SADD' or 'SREM', paused, whom)
-local all = redis.call('SISMEMBER', paused, 'all')
-redis.call('HSET', META, 'all', all, 'owners', redis.call('SCARD', paused) - all)
+local all, owners = 0, 0
+for _, each in ipairs(redis.call('SMEMBERS', paused)) do
+  if each == 'all' then all = 1 else owners = owners + 1 end
+end
+redis.call('HSET', META, 'all', all, 'owners', owners)
 if ARGV[4] == '1' then return 'done' end
 if whom == 'all' then
   wake(whom)

@@ -36,6 +36,14 @@ local function iso(millis)
     math.floor(rest / 3600000), math.floor(rest / 60000) % 60, math.floor(rest / 1000) % 60, rest % 1000)
 end
 
+-- A command on a key that may hold another kind of value: then an answer with `err`. Any other error
+-- ends the script, before it did anything about that job.
+local function try(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err and not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer) end
+  return answer
+end
+
 local now_text
 local function now_iso()
   now_text = now_text or iso(NOW)

@@ -1,7 +1,7 @@
 -- Removes ended jobs whose time is over. Arguments: 4 most.
 local old = redis.call('ZRANGEBYSCORE', ENDED, '-inf', int(NOW - KEEP_MS), 'LIMIT', 0, ARGV[4])
 for _, id in ipairs(old) do
-  local unique = redis.pcall('HGET', P .. 'job:' .. id, 'unique')
+  local unique = try('HGET', P .. 'job:' .. id, 'unique')
   if type(unique) == 'string' and redis.call('HGET', Q .. 'unique', unique) == id then
     redis.call('HDEL', Q .. 'unique', unique)
   end

@@ -2,7 +2,7 @@
 local answers = {}
 for at = 5, #ARGV, 2 do
   local id, token = ARGV[at], ARGV[at + 1]
-  local found = redis.pcall('HMGET', P .. 'job:' .. id, 'token', 'state', 'cancel', 'told')
+  local found = try('HMGET', P .. 'job:' .. id, 'token', 'state', 'cancel', 'told')
   local answer = 'lost'
   if not found.err and found[1] == token and found[2] == 'running' then
     later('ZADD', LEASES, NOW + ARGV[4], id)

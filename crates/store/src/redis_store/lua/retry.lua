@@ -1,7 +1,7 @@
 -- Puts an ended job back. Arguments: 4 id, 5 what makes a repetition known, 6 '1' to begin at the very
 -- beginning, then the fields of the status hash that stay.
 local id, key, data_key = ARGV[4], P .. 'job:' .. ARGV[4], Q .. 'data:' .. ARGV[4]
-local row = redis.pcall('HMGET', key, 'state', 'seq', 'place', 'unique', 'retries', 'closed')
+local row = try('HMGET', key, 'state', 'seq', 'place', 'unique', 'retries', 'closed')
 if row.err then return {'corrupt', ''} end
 if not row[1] then return {'unknown', ''} end
 if (row[1] == 'queued' or row[1] == 'parked') and row[6] == ARGV[5] then return {'queued', ''} end
@@ -16,8 +16,9 @@ end
 local place = row[3] or place_in(data)
 local stays = {}
 for i = 7, #ARGV do stays[ARGV[i]] = true end
-for _, name in ipairs(redis.call('HKEYS', key)) do
-  if not stays[name] then redis.call('HDEL', key, name) end
+local fields = redis.call('HGETALL', key)
+for i = 1, #fields, 2 do
+  if not stays[fields[i]] then redis.call('HDEL', key, fields[i]) end
 end
 local journal, patch = Q .. 'journal:' .. id, Q .. 'patch:' .. id
 redis.call('UNLINK', P .. 'job:retry:' .. id)

@@ -5,9 +5,9 @@
 local function count_running(repo)
   local running = redis.call('SMEMBERS', Q .. 'running:' .. repo)
   if #running == 0 or #running > 1000 then return #running end
-  local leases, count = redis.call('ZMSCORE', LEASES, unpack(running)), 0
-  for i, id in ipairs(running) do
-    if leases[i] then
+  local count = 0
+  for _, id in ipairs(running) do
+    if redis.call('ZSCORE', LEASES, id) then
       count = count + 1
     else
       redis.call('SREM', Q .. 'running:' .. repo, id)

@@ -2,7 +2,7 @@
 local answers = {}
 for at = 4, #ARGV, 2 do
   local key = P .. 'job:' .. ARGV[at]
-  local found = redis.pcall('HMGET', key, 'token', 'state', 'cancel', 'told')
+  local found = try('HMGET', key, 'token', 'state', 'cancel', 'told')
   local asked = not found.err and found[1] == ARGV[at + 1] and found[2] == 'running' and found[3]
   if asked and not found[4] then redis.call('HSET', key, 'told', 1) end
   answers[#answers + 1] = asked and 1 or 0
