@@ -70,7 +70,7 @@ local function lease(id, state, place)
   -- First of all: what runs is in there, or would be lost.
   later('ZADD', LEASES, NOW + lease_ms, id)
   if SETS[state] then later('ZREM', SETS[state], id) end
-  later('SADD', Q .. 'running:' .. repo_of(place), id)
+  if counted then later('SADD', Q .. 'running:' .. repo_of(place), id) end
 end
 
 -- Claims a job that was never claimed and whose place says all of it; whether it is one.
@@ -151,6 +151,7 @@ local function tell_again(before)
 end
 
 local function take_urgent()
+  if is_done() then return end
   for _, id in ipairs(redis.call('ZRANGE', URGENT, 0, most - #claims - 1)) do
     if is_done() then return end
     redis.call('ZREM', URGENT, id)
@@ -164,7 +165,11 @@ local function take_expired()
     if is_done() then return end
     take(id, 'expired')
   end
-  more = more or #expired > 0
+  if #expired == 0 then return end
+  more = true
+  -- One that was put back may have to be told of.
+  do_gathered()
+  take_urgent()
 end
 
 local function take_popped(id, seq, lane, repo, due)
@@ -234,10 +239,13 @@ local function take_ready()
       end
       lanes = again
     until #lanes == 0 or rest or is_done() or failed or budget <= 0
-    for lane in pairs(seen) do
-      if turns[lane] then redis.call('ZADD', TURNS, 'XX', turn_of(lane, turns[lane]), lane) end
-      check_lane(lane)
+    local order = {'ZADD', TURNS, 'XX'}
+    for lane, served in pairs(turns) do
+      order[#order + 1] = turn_of(lane, served)
+      order[#order + 1] = lane
     end
+    if #order > 3 then redis.call(unpack(order)) end
+    for lane in pairs(seen) do check_lane(lane) end
   end
   more = more or budget <= 0
 end
@@ -252,9 +260,6 @@ if #claims == 0 then
   take_urgent()
   if ARGV[11] ~= 'urgent' and not ALL_PAUSED and not is_done() then
     take_expired()
-    -- One that was put back there may have to be told of.
-    do_gathered()
-    if redis.call('EXISTS', URGENT) == 1 then take_urgent() end
     if not is_done() then
       promote()
       loosen()
