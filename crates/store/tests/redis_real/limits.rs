@@ -130,6 +130,7 @@ async fn no_command_keeps_the_server_from_others_for_long() {
         let next = (made + 1000).min(jobs);
         add(&mut producer, (made..next).map(|n| format!("job-{n:06}"))).await;
         made = next;
+        measured.take("produce", &mut operator).await;
         store.count().await.unwrap();
         measured.take("take in", &mut operator).await;
     }
