@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
 use steadfast_store::{Claim, StoreError};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +14,7 @@ use crate::address::{Address, Metered};
 use crate::job_supervisor::{JobSupervisor, Room, Start};
 use crate::persist::Persist;
 use crate::supervisor::Lifeline;
+use crate::watch;
 
 /// Longest wait for work before looking again; new work ends it sooner.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -80,6 +80,7 @@ impl Polling {
     async fn round(&self) {
         let Some(room) = self.room().await else { return };
         let shut = tokio::select! {
+            biased;
             shut = self.soonest() => shut,
             () = self.stop.cancelled() => return,
         };
@@ -94,6 +95,7 @@ impl Polling {
         match claimed {
             Ok(claims) if claims.is_empty() => {
                 let waited = tokio::select! {
+                    biased;
                     waited = store.wait(LOOK_AGAIN) => waited,
                     () = self.stop.cancelled() => Ok(()),
                 };
@@ -126,6 +128,7 @@ impl Polling {
     /// How many jobs may be claimed; `None` while there is nobody to ask.
     async fn room(&self) -> Option<usize> {
         let room = tokio::select! {
+            biased;
             room = self.jobs.send(Room) => room,
             () = self.stop.cancelled() => return None,
         };
@@ -164,6 +167,7 @@ impl Polling {
 
     async fn pause(&self, wait: Duration) {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => {}
             () = self.stop.cancelled() => {}
         }

@@ -180,7 +180,9 @@ impl Store for MemoryStore {
             if next.is_some_and(|next| next <= now) || Instant::now() >= end {
                 return Ok(());
             }
+            // In an order that is always the same, for simulations.
             tokio::select! {
+                biased;
                 () = &mut changed => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
