@@ -148,6 +148,11 @@ impl World {
         self.state().records.chats.get(index..).map(<[_]>::to_vec).unwrap_or_default()
     }
 
+    /// Whether the answer of the model call with this index was sent whole.
+    pub fn chat_was_delivered(&self, index: usize) -> bool {
+        self.state().records.chats.get(index).is_some_and(|chat| chat.delivered)
+    }
+
     /// How many comments and pull requests stand whose text holds `marker`.
     pub fn standing(&self, marker: &str) -> usize {
         self.state().github.standing(marker)

@@ -17,8 +17,11 @@ use crate::config::{GitForm, Repository};
 /// When the fixture's first commit was made: 2025-01-06T09:00:00Z.
 const FIRST_COMMIT: i64 = 1_736_154_000;
 
+/// Whether a path is among a commit's files.
+type Belongs = fn(&str) -> bool;
+
 /// The fixture's commits, and which files each brings.
-const GROUPS: [(&str, fn(&str) -> bool); 4] = [
+const GROUPS: [(&str, Belongs); 4] = [
     ("Say what this is and how to work on it", |path| path.ends_with(".md")),
     ("Add the functions", |path| path.starts_with("lib/")),
     ("Add a runner for tests", |path| path == "test.sh"),
