@@ -58,7 +58,7 @@ impl Fleet {
         let key = dir.path().join("app.pem");
         std::fs::write(&key, steadfast_sim::SIMULATION_ONLY_PRIVATE_KEY).unwrap();
         let text = format!(
-            "queue.url = \"memory:\"\ngithub.app_id = \"{app_id}\"\n\
+            "queue.url = \"memory:\"\nmetrics.log_interval = \"1h\"\ngithub.app_id = \"{app_id}\"\n\
              github.private_key_file = {key:?}\n{extra}\n"
         );
         let loaded = load_from(Some(("test.toml".as_ref(), &text)), []).unwrap_or_else(|e| panic!("{e}"));
