@@ -37,6 +37,16 @@ pub enum Happening {
         runner: usize,
         wait: Duration,
     },
+    /// Nothing is claimed for so long: of all, or of the one owner.
+    Pause {
+        all: bool,
+        wait: Duration,
+    },
+    /// One that has ended is to be done again.
+    Retry {
+        id: String,
+        from_start: bool,
+    },
     /// Its wall clock jumps, ahead or back.
     Jump {
         runner: usize,
@@ -246,6 +256,8 @@ impl Dice {
             Kind::Drain => Happening::Drain { runner },
             Kind::Cancel => Happening::Cancel { id: name(self.of(0..jobs)) },
             Kind::SubmitAgain => Happening::SubmitAgain { id: name(self.of(0..jobs)) },
+            Kind::Pause => Happening::Pause { all: self.chance(0.5), wait: self.secs(1..200) },
+            Kind::Retry => Happening::Retry { id: name(self.of(0..jobs)), from_start: self.chance(0.5) },
             Kind::Jump => {
                 // An App's signed token is refused by GitHub where the clock is far off.
                 let most = if by_app { 20_000 } else { self.pick(&[20_000, 600_000, 7_200_000]) };
@@ -265,6 +277,8 @@ enum Kind {
     Drain,
     Cancel,
     SubmitAgain,
+    Pause,
+    Retry,
     Jump,
 }
 
@@ -279,6 +293,8 @@ const KINDS: &[Kind] = &[
     Kind::Drain,
     Kind::Cancel,
     Kind::SubmitAgain,
+    Kind::Pause,
+    Kind::Retry,
     Kind::Jump,
 ];
 

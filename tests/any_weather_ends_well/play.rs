@@ -1,10 +1,10 @@
 //! Plays one seed: the fleet, what is done to it and when, and the wait until all is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use steadfast_core::job::{Job, JobId};
-use steadfast_store::{Inspection, State, Store};
+use steadfast_store::{Inspection, Retried, RetryFrom, State, Store, Whom};
 use tokio::time::Instant;
 
 use super::plan::{Happening, Plan};
@@ -22,6 +22,9 @@ const GATES_OPEN: Duration = Duration::from_secs(75 * 60);
 /// others for some minutes.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(15 * 60);
 
+/// Longer than anything that is still on its way.
+const AFTERMATH: Duration = Duration::from_secs(300);
+
 /// What came of a seed.
 pub struct Story {
     pub fleet: Fleet,
@@ -30,6 +33,8 @@ pub struct Story {
     /// What may have cost a job a crash, or an answer on its way into the journal.
     pub incidents: u32,
     pub cancelled: Vec<String>,
+    pub retried: BTreeSet<String>,
+    pauses: Vec<(Instant, Whom)>,
 }
 
 fn the_job(id: &str, issue: u64, installation: u64) -> Job {
@@ -75,6 +80,23 @@ impl Story {
                     self.fleet.witness.cancelled(&job).await;
                 }
                 self.cancelled.push(id);
+            }
+            Happening::Pause { all, wait } => {
+                let whom = if all { Whom::All } else { Whom::owner("acme") };
+                self.fleet.store.pause(&whom).await.unwrap();
+                self.note(format!("{whom:?} paused for {wait:?}"));
+                self.pauses.push((Instant::now() + wait, whom));
+            }
+            Happening::Retry { id, from_start } => {
+                let job = JobId::new(&*id).unwrap();
+                let from = if from_start { RetryFrom::Start } else { RetryFrom::Journal };
+                let retried = self.fleet.store.retry(&job, from).await.unwrap();
+                self.fleet.trace.note("test", Some(&id), format!("retry {from:?} -> {retried:?}"));
+                if retried == Retried::Queued {
+                    self.fleet.witness.retried(&job, from).await;
+                    self.cancelled.retain(|cancelled| *cancelled != id);
+                    self.retried.insert(id);
+                }
             }
             Happening::LoseStore { runner, wait } => {
                 self.incidents += self.counts(wait);
@@ -127,6 +149,18 @@ impl Story {
         self.fleet.trace.note("test", None, format!("{name} is drained after {took:?}"));
     }
 
+    /// Ends the pauses that are over by `now`.
+    async fn resume(&mut self, now: Instant) {
+        for (until, whom) in std::mem::take(&mut self.pauses) {
+            if until > now {
+                self.pauses.push((until, whom));
+                continue;
+            }
+            self.note(format!("{whom:?} resumed"));
+            self.fleet.store.resume(&whom).await.unwrap();
+        }
+    }
+
     /// Whatever the witness saw ends the story.
     fn go_on(&self) {
         if let Some(wrong) = self.fleet.witness.wrong() {
@@ -147,7 +181,15 @@ pub async fn play(plan: Plan, desk: &Desk) -> Story {
         fleet.world.fault(rule.clone());
     }
     fleet.world.set_weather(plan.weather);
-    let mut story = Story { fleet, jobs: Vec::new(), ended: Vec::new(), incidents: 0, cancelled: Vec::new() };
+    let mut story = Story {
+        fleet,
+        jobs: Vec::new(),
+        ended: Vec::new(),
+        incidents: 0,
+        cancelled: Vec::new(),
+        retried: BTreeSet::new(),
+        pauses: Vec::new(),
+    };
     let begin = Instant::now();
     let mut happenings = plan.happenings.clone();
     happenings.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
@@ -169,10 +211,12 @@ pub async fn play(plan: Plan, desk: &Desk) -> Story {
                 story.fleet.start(plan.rates, 0);
             }
         }
+        story.resume(Instant::now()).await;
         tokio::time::sleep(TICK).await;
         story.go_on();
     }
     story.note("quiet");
+    story.resume(Instant::now() + QUIET_BOUND).await;
     story.fleet.world.clear_faults();
     story.fleet.runners.iter().for_each(|runner| runner.line.clear());
     if story.fleet.living().next().is_none() {
@@ -180,7 +224,7 @@ pub async fn play(plan: Plan, desk: &Desk) -> Story {
     }
     all_end(&mut story).await;
     // What wakes up late finds its lease gone, and changes nothing.
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(AFTERMATH).await;
     story.go_on();
     for job in &story.jobs {
         story.fleet.witness.compare_journal(&job.id).await;

@@ -10,8 +10,8 @@ use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
 use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use steadfast_store::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settlement, State,
-    Store,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
+    Settlement, State, Store, Whom,
 };
 
 use super::storm::{Call, Deathbed, Line};
@@ -39,6 +39,33 @@ fn of<'a>(name: &'static str, lease: &'a Lease, kind: Deathbed, detail: String) 
 }
 
 impl StormyStore {
+    /// A claim, noting whose answer was not heard: their leases end as if their runner had crashed.
+    async fn claiming(
+        &self,
+        name: &'static str,
+        claim: impl Future<Output = Result<Vec<Claim>>> + Send,
+    ) -> Result<Vec<Claim>> {
+        let note = |claims: &[Claim], change: i64| {
+            let mut ledger = self.line.ledger();
+            for claim in claims {
+                *ledger.unheard.entry(claim.lease.job.clone()).or_default() += change;
+            }
+        };
+        let claiming = async {
+            let claims = claim.await?;
+            self.line.witness.claimed(&self.line.name, &claims).await;
+            for Claim { lease, from, .. } in &claims {
+                self.line.note(Some(&lease.job), format!("{name} -> token={} {from:?}", lease.token.0));
+            }
+            note(&claims, 1);
+            Ok(claims)
+        };
+        let kind = Some(Deathbed::Claim);
+        let claims = self.line.store(Call { kind, ..routine(name) }, claiming).await?;
+        note(&claims, -1);
+        Ok(claims)
+    }
+
     async fn leave(
         &self,
         lease: &Lease,
@@ -67,25 +94,25 @@ impl Store for StormyStore {
         self.line.store(routine("wait"), self.inner.wait(longest)).await
     }
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let note = |claims: &[Claim], change: i64| {
-            let mut ledger = self.line.ledger();
-            for claim in claims {
-                *ledger.unheard.entry(claim.lease.job.clone()).or_default() += change;
-            }
-        };
-        let claiming = async {
-            let claims = self.inner.claim(most).await?;
-            self.line.witness.claimed(&self.line.name, &claims).await;
-            for Claim { lease, from, .. } in &claims {
-                self.line.note(Some(&lease.job), format!("claim -> token={} {from:?}", lease.token.0));
-            }
-            note(&claims, 1);
-            Ok(claims)
-        };
-        let kind = Some(Deathbed::Claim);
-        let claims = self.line.store(Call { kind, ..routine("claim") }, claiming).await?;
-        note(&claims, -1);
-        Ok(claims)
+        self.claiming("claim", self.inner.claim(most)).await
+    }
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.claiming("claim called off", self.inner.claim_called_off(most)).await
+    }
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        self.line.store(routine("called off"), self.inner.called_off(leases)).await
+    }
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        self.line.store(call("retry"), self.inner.retry(job, from)).await
+    }
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        self.line.store(call("pause"), self.inner.pause(whom)).await
+    }
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        self.line.store(call("resume"), self.inner.resume(whom)).await
+    }
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        self.line.store(routine("paused"), self.inner.paused()).await
     }
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         let held: Vec<_> = leases.iter().map(|one| format!("{}/{}", one.job.as_str(), one.token.0)).collect();

@@ -11,7 +11,8 @@ use steadfast_core::time::Timestamp;
 use steadfast_sim::World;
 use steadfast_store::memory::MemoryStore;
 use steadfast_store::{
-    Claim, ClaimedFrom, Inspection, Lease, Renewal, Result as StoreResult, State, Store, StoreError,
+    Claim, ClaimedFrom, Inspection, Lease, Renewal, Result as StoreResult, RetryFrom, State, Store,
+    StoreError,
 };
 use tokio::time::Instant;
 
@@ -168,10 +169,8 @@ impl Witness {
         if let Some(known) = self.book().jobs.get_mut(job) {
             known.cancelled = true;
             known.disturbed += 1;
-            if known.state != State::Running {
-                known.state = State::Ended;
-            }
         }
+        self.adopt(job, &[State::Queued, State::Ended], "called off").await;
         self.compare(job).await;
     }
 
@@ -240,10 +239,12 @@ impl Witness {
     pub async fn claimed(&self, process: &str, claims: &[Claim]) {
         let Ok(now) = self.store.now().await else { return };
         for Claim { lease, from, .. } in claims {
-            let mut wrong = None;
+            let (mut wrong, mut urgent) = (None, false);
             if let Some(known) = self.book().jobs.get_mut(&lease.job) {
                 let from_queue = matches!(known.state, State::Queued | State::Parked);
                 wrong = match from {
+                    // Whose answer was lost is given again.
+                    _ if lease.token.0 == known.token && known.holder == process => None,
                     ClaimedFrom::Queue if !from_queue => Some(format!("claimed while {:?}", known.state)),
                     ClaimedFrom::ExpiredLease if known.state != State::Running => {
                         Some(format!("claimed from an expired lease while {:?}", known.state))
@@ -254,9 +255,9 @@ impl Witness {
                     )),
                     _ => None,
                 };
-                if *from == ClaimedFrom::ExpiredLease {
-                    known.disturbed += 1;
-                }
+                known.disturbed += u64::from(*from == ClaimedFrom::ExpiredLease);
+                // What is only to be called off waits for nothing.
+                urgent = known.cancelled;
                 known.state = State::Running;
                 known.token = lease.token.0;
                 known.holder = process.to_owned();
@@ -267,27 +268,76 @@ impl Witness {
             if let Some(wrong) = wrong {
                 self.accuse(Some(&lease.job), wrong);
             }
-            self.not_before_its_time(&lease.job, now);
+            if !urgent {
+                self.not_before_its_time(&lease.job, now);
+            }
             self.book().dues.insert(lease.job.clone(), now + self.limits.lease);
             self.compare(&lease.job).await;
             self.compare_journal(&lease.job).await;
         }
-        self.called_off_by_claims().await;
+        self.others(now).await;
     }
 
-    /// A claim ends those whose runner died after they were called off.
-    async fn called_off_by_claims(&self) {
-        let cancelled = |(id, known): (&JobId, &Known)| {
-            (known.cancelled && known.state == State::Running).then(|| id.clone())
-        };
-        let cancelled: Vec<JobId> = self.book().jobs.iter().filter_map(cancelled).collect();
-        for job in cancelled {
-            if self.found(&job).await.is_some_and(|found| found.state == State::Ended)
-                && let Some(known) = self.book().jobs.get_mut(&job)
-            {
-                known.state = State::Ended;
+    /// A claim also ends what was called off before anything of it was seen, and lets wait whose
+    /// lease is over and whose owner is paused. Nothing else moves.
+    async fn others(&self, now: Timestamp) {
+        let alive = |(id, known): (&JobId, &Known)| (known.state != State::Ended).then(|| id.clone());
+        let alive: Vec<JobId> = self.book().jobs.iter().filter_map(alive).collect();
+        for job in alive {
+            let (cancelled, over) = {
+                let book = self.book();
+                let over = book.dues.get(&job).is_some_and(|due| *due <= now);
+                (book.jobs.get(&job).is_some_and(|known| known.cancelled), over)
+            };
+            match (cancelled, over && self.is_paused().await) {
+                (true, true) => self.adopt(&job, &[State::Ended, State::Queued], "another's claim").await,
+                (true, false) => self.adopt(&job, &[State::Ended], "another's claim").await,
+                (false, true) => self.adopt(&job, &[State::Queued], "another's claim").await,
+                (false, false) => self.adopt(&job, &[], "another's claim").await,
             }
         }
+    }
+
+    async fn is_paused(&self) -> bool {
+        self.store.paused().await.is_ok_and(|paused| !paused.is_empty())
+    }
+
+    /// Takes the state in which a job is now, if it is the one that is known or one of these.
+    async fn adopt(&self, job: &JobId, may: &[State], by: &str) {
+        let Some(found) = self.found(job).await else { return };
+        let mut wrong = None;
+        {
+            let mut book = self.book();
+            let Some(known) = book.jobs.get_mut(job) else { return };
+            if known.state == found.state {
+                return;
+            }
+            if !may.contains(&found.state) {
+                wrong = Some(format!("{by} made it {:?}, it was {:?}", found.state, known.state));
+            }
+            known.disturbed += u64::from(known.state == State::Running);
+            known.state = found.state;
+            if found.state != State::Ended {
+                book.dues.insert(job.clone(), found.at);
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.accuse(Some(job), wrong);
+        }
+    }
+
+    /// Somebody has an ended job done again.
+    pub async fn retried(&self, job: &JobId, from: RetryFrom) {
+        if let Some(known) = self.book().jobs.get_mut(job) {
+            known.disturbed += 1;
+            known.cancelled = false;
+            known.ended = None;
+            if from == RetryFrom::Start {
+                known.journal.clear();
+            }
+        }
+        self.adopt(job, &[State::Queued], "a retry").await;
+        self.compare(job).await;
     }
 
     fn not_before_its_time(&self, job: &JobId, now: Timestamp) {
