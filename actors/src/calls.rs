@@ -16,6 +16,7 @@ use tracing::Instrument;
 
 use crate::accountant::{Acquire, BudgetKey, End, Lost, Need, Permit, RateAccountant};
 use crate::address::Address;
+use crate::dice::Dice;
 use crate::env::Env;
 use crate::stop::{Leased, leased};
 
@@ -131,6 +132,7 @@ impl CallError {
 pub(crate) struct Caller {
     pub(crate) accountant: Address<RateAccountant>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dice: Dice,
     /// Longest wait for a permit.
     pub(crate) park_after: Duration,
 }
@@ -148,7 +150,8 @@ impl Caller {
         C: FnMut(Try) -> F,
         F: Future<Output = Result<Result<T, Failure>, CallError>>,
     {
-        let env = Env { clock: Arc::clone(&self.clock), stop: patience.soft.clone() };
+        let (clock, stop) = (Arc::clone(&self.clock), patience.soft.clone());
+        let env = Env { clock, stop, dice: self.dice.clone() };
         let ended: RefCell<Option<CallError>> = RefCell::new(None);
         let named = Cell::new(false);
         let result = retry(policy, &env, |attempt: Attempt| {

@@ -249,6 +249,8 @@ impl Calls {
             users.remove(&place(target)).and_then(|users| users.token)
         };
         let Some(token) = unused.filter(|_| ended && target.installation != 0) else { return };
+        // Before the wait for a permit: a run that begins meanwhile is not to be handed a dying token.
+        self.client.let_go(&token);
         let ask = Ask { operation: Operation::RevokeToken, is_retry: false };
         let revoked = self.request(target, &token, ask, async |token| self.client.revoke(&token).await).await;
         match revoked {

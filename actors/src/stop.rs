@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::Patience;
+use crate::watch;
 
 /// Why a run stops. The first reason given at its strength is the one that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +49,12 @@ pub(crate) async fn leased(until: &Leased) {
 pub(crate) async fn lapsed(until: &Leased) {
     let mut until = until.clone();
     loop {
-        let end = *until.borrow_and_update();
+        let end = until.get_and_see();
         if end <= Instant::now() {
             return;
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(end) => {}
             // Without the other end nobody renews: the end stands.
             Ok(()) = until.changed() => {}

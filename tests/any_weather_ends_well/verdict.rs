@@ -12,7 +12,7 @@ use steadfast_core::journal::Step;
 use steadfast_sim::{Operation, Records, Rejection};
 use steadfast_store::{Inspection, State, Store};
 
-use super::Story;
+use super::play::Story;
 use crate::support::in_process::field;
 
 /// Judges a story; a panic is the verdict.
@@ -35,22 +35,6 @@ pub async fn judge(story: &Story) {
     for runner in fleet.living() {
         assert_eq!(*runner.running.escalation.borrow(), None, "{}", runner.line.name);
     }
-}
-
-/// One line for who plays seeds by hand.
-pub fn tell(story: &Story) {
-    let mut ends: BTreeMap<String, u32> = BTreeMap::new();
-    for found in &story.ended {
-        *ends.entry(format!("{} {}", field(found, "status"), field(found, "endReason"))).or_default() += 1;
-    }
-    let runs: u32 = story.ended.iter().map(|found| found.counts.runs).sum();
-    let crashes: u32 = story.ended.iter().map(|found| found.counts.crashes).sum();
-    let records = story.fleet.world.records();
-    let (faults, again) = (records.faults.len(), records.paid_twice());
-    let (seed, incidents) = (story.fleet.world.config().seed, story.incidents);
-    eprintln!(
-        "seed {seed}: {ends:?}, {runs} runs, {crashes} crashes, {incidents} incidents, {faults} faults, {again} asked again"
-    );
 }
 
 /// The servers refuse what is wrong in itself: nothing of that may have been sent.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use steadfast_core::breaker::{Breaker, BreakerSettings, BreakerState, Change};
 use steadfast_core::budget::Tick;
 
+use crate::dice::Dice;
+
 /// Operations that have a breaker of their own; more share one.
 const MOST_OPERATIONS: usize = 64;
 
@@ -29,15 +31,17 @@ struct Operation {
 /// See the module.
 #[derive(Debug)]
 pub struct Breakers {
+    pub(super) dice: Dice,
     settings: BreakerSettings,
     whole: Breaker,
     each: BTreeMap<&'static str, Operation>,
 }
 
 impl Breakers {
-    /// All closed.
+    /// All closed. Chance is the operating system's, until it is set.
     pub fn new(settings: BreakerSettings) -> Self {
-        Breakers { whole: Breaker::new(settings.clone()), settings, each: BTreeMap::new() }
+        let whole = Breaker::new(settings.clone());
+        Breakers { dice: Dice::from_os(), whole, settings, each: BTreeMap::new() }
     }
 
     /// The name by which this operation is kept, from now on.
@@ -86,13 +90,14 @@ impl Breakers {
     /// The call of `sent` ended.
     pub fn ended(&mut self, now: Tick, sent: Tick, operation: &'static str, healthy: bool) -> Vec<Changed> {
         let own = self.name(operation);
+        let random = self.dice.share();
         let entry = self.entry(operation);
-        let change = entry.breaker.ended(now, sent, healthy, rand::random());
+        let change = entry.breaker.ended(now, sent, healthy, random);
         entry.last = Some((now, healthy));
         let mut changed: Vec<Changed> = change.map(|change| (Some(own), change)).into_iter().collect();
         // A probe of the whole provider's decides, whatever it was for.
         let counts = healthy || self.whole.state() != BreakerState::Closed || self.is_widespread(now);
-        if counts && let Some(change) = self.whole.ended(now, sent, healthy, rand::random()) {
+        if counts && let Some(change) = self.whole.ended(now, sent, healthy, self.dice.share()) {
             changed.push((None, change));
         }
         changed

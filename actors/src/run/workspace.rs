@@ -1,7 +1,7 @@
 //! The run's workspace: opened when first needed, from the base commit and the journal's patch.
 
 use secrecy::SecretString;
-use steadfast_agent::workspace::{OpenSpec, Published, Workspace};
+use steadfast_agent::workspace::{Checkout, OpenSpec, Published};
 use steadfast_core::failure::Failure;
 use steadfast_core::headers::Observed;
 use steadfast_core::journal::Event;
@@ -69,7 +69,7 @@ impl Run {
         base: String,
         commit: Option<String>,
         patch: Vec<u8>,
-    ) -> Result<Workspace, CallError> {
+    ) -> Result<Box<dyn Checkout>, CallError> {
         let remote = self.remote();
         self.with_token("fetch", |token| {
             let spec = OpenSpec {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use steadfast_core::failure::{GateReason, Provider, Verdict};
 use steadfast_core::headers::Observed;
 use steadfast_core::time::Timestamp;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +15,8 @@ use super::{PausedClock, paused, settings};
 use crate::Settings;
 use crate::accountant::{BudgetKey, EndpointId, Need};
 use crate::calls::{CallError, Caller, Order, Patience, Try};
+use crate::dice::Dice;
+use crate::watch;
 
 /// One call of the model, each try of which ends in `end`; and which of the tries were retries.
 async fn failing(caller: &Caller, end: Verdict, status: u16) -> (Result<(), CallError>, Vec<bool>) {
@@ -38,7 +39,12 @@ async fn failing(caller: &Caller, end: Verdict, status: u16) -> (Result<(), Call
 
 fn caller(change: impl FnOnce(&mut Settings)) -> Caller {
     let park_after = Duration::from_secs(5);
-    Caller { accountant: accountant(change), clock: Arc::new(PausedClock::new()), park_after }
+    Caller {
+        accountant: accountant(change),
+        clock: Arc::new(PausedClock::new()),
+        dice: Dice::seeded(1),
+        park_after,
+    }
 }
 
 #[test]

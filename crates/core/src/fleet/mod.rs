@@ -249,11 +249,14 @@ impl Fleet {
             self.cost = tokens as f64;
         }
         let share_is_out = self.flight.is_some_and(|most| self.in_flight >= most);
+        let whole = self.settings.concurrency;
+        // What is under way since before this process kept the budget, the budget does not count.
+        let whole_is_out = whole > 0 && self.in_flight >= whole;
         let keeps = self.part == Part::Keeper;
         match self.direct() {
-            // Alone, the whole of it is ours, concurrency too, which the budget counts.
-            Some(budget) if keeps || !share_is_out => return budget.wait(now, tokens),
-            Some(_) => return Duration::MAX,
+            // Alone, the whole of it is ours, concurrency too.
+            Some(_) if if keeps { whole_is_out } else { share_is_out } => return Duration::MAX,
+            Some(budget) => return budget.wait(now, tokens),
             None if share_is_out => return Duration::MAX,
             None => {}
         }
