@@ -14,6 +14,7 @@ mod another_endpoint_takes_over;
 mod any_weather_ends_well;
 mod command_line;
 mod dependencies;
+mod every_crash_is_survived;
 mod hours_pass_in_a_second;
 mod no_secret_leaks;
 mod redis_goes_and_comes_back;
