@@ -3,9 +3,13 @@
 //! undisturbed jobs and held against the list of all that the code can pass: a point that no play
 //! visits fails the suite.
 //!
+//! The effects besides: lost answers, lists that are behind, and two runners that both believe that
+//! they hold the job (`believers.rs`).
+//!
 //! `STEADFAST_CRASH='does all: append started / before' cargo test --test promises every_crash` plays
 //! those whose name holds the text; `STEADFAST_LOG` (as in `log.level`) tells their story.
 
+mod believers;
 mod line;
 mod points;
 mod scenarios;
@@ -15,20 +19,21 @@ mod verdict;
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use steadfast_store::testing::RedisServer;
 
 use crate::support::in_process::paused;
-use line::Kill;
-use scenarios::Scenario;
+use line::{Blow, What};
+use scenarios::{Act, Scenario};
 use stage::{Place, Stage};
 use verdict::{Undisturbed, judge};
 
 /// Plays at the same time. Where time is real most of it is waiting for a lease's end.
 const AT_ONCE: usize = 3;
-const AT_ONCE_REAL: usize = 8;
+const AT_ONCE_REAL: usize = 6;
 
 /// Runs a play, where its clock is as the place asks.
 fn stage<F: Future<Output = ()> + 'static>(place: &Place, play: F) {
@@ -77,8 +82,8 @@ struct Recorded {
 }
 
 fn record(scenario: &'static Scenario, place: &Place) -> Recorded {
-    let recorded = std::sync::Arc::new(Mutex::new(None));
-    let (result, at) = (std::sync::Arc::clone(&recorded), place.clone());
+    let recorded = Arc::new(Mutex::new(None));
+    let (result, at) = (Arc::clone(&recorded), place.clone());
     stage(place, async move {
         let story = Stage::new(&at, scenario.config, |_| {}).await.play(scenario, None).await;
         judge(&story, scenario.ends, None);
@@ -90,29 +95,62 @@ fn record(scenario: &'static Scenario, place: &Place) -> Recorded {
 
 struct Play<'a> {
     recorded: &'a Recorded,
-    kill: Kill,
+    blow: Blow,
+    /// How long GitHub's lists are behind.
+    lag: Duration,
+    config: &'static str,
 }
 
 impl Play<'_> {
     fn name(&self) -> String {
-        let Play { recorded, kill: Kill { point, nth } } = self;
-        format!("{}: {point} #{nth}", recorded.scenario.name)
+        let Play { recorded, blow: Blow { point, nth, what }, lag, .. } = self;
+        format!("{}: {what:?} at {point} #{nth}, lag {lag:?}", recorded.scenario.name)
+    }
+
+    /// Plays it and judges it.
+    fn out(&self, place: &Place) {
+        let (scenario, at, lag) = (self.recorded.scenario, place.clone(), self.lag);
+        let config = format!("{}\n{}", scenario.config, self.config);
+        // What is judged against outlives the play, which its runtime cannot know.
+        let story = Arc::new(Mutex::new(None));
+        let (result, blow) = (Arc::clone(&story), self.blow.clone());
+        stage(place, async move {
+            let stage = Stage::new(&at, &config, |world| world.github.lag = lag).await;
+            *result.lock().unwrap() = Some(stage.play(scenario, Some(&blow)).await);
+        });
+        let story = story.lock().unwrap().take().unwrap();
+        judge(&story, scenario.ends, Some((&self.recorded.undisturbed, &self.blow)));
     }
 }
 
-/// Each point that a scenario passes first, at its first and its last time; of what is done again and
-/// again while time goes by, only the first.
-fn matrix(recorded: &[Recorded]) -> Vec<Play<'_>> {
+/// Plays them all, or those that are asked for; a panic names those that fail.
+fn play_out(plays: &mut Vec<Play<'_>>, place: &Place) {
+    if let Ok(asked) = std::env::var("STEADFAST_CRASH") {
+        plays.retain(|play| play.name().contains(&asked));
+    }
+    let begin = tokio::time::Instant::now();
+    let at_once = if place.is_real() { AT_ONCE_REAL } else { AT_ONCE };
+    let failed = for_each(plays, at_once, Play::name, |play| play.out(place));
+    eprintln!("{} plays on {place:?} in {:.1?}", plays.len(), begin.elapsed());
+    assert!(failed.is_empty(), "{} of {} fail:\n{}", failed.len(), plays.len(), failed.join("\n\n"));
+}
+
+/// Each point that a scenario passes first, at its first and, where time is simulated, its last time;
+/// of what is done again and again while time goes by, only the first, where it surely comes.
+fn matrix<'a>(recorded: &'a [Recorded], place: &Place) -> Vec<Play<'a>> {
     let (mut plays, mut known) = (Vec::new(), BTreeSet::new());
     for recorded in recorded {
         for (point, times) in &recorded.passed {
-            if !known.insert(point.clone()) {
+            let renews = recorded.scenario.act.is_some_and(|(_, act)| act == Act::Cancel);
+            if point.starts_with("renew /") && !renews || !known.insert(point.clone()) {
                 continue;
             }
             let goes_on = ["claim /", "renew /", "purge /"].iter().any(|what| point.starts_with(what));
-            let last = (*times > 1 && !goes_on).then_some(*times);
-            let nths = std::iter::once(1).chain(last);
-            plays.extend(nths.map(|nth| Play { recorded, kill: Kill { point: point.clone(), nth } }));
+            let last = (*times > 1 && !goes_on && !place.is_real()).then_some(*times);
+            plays.extend(std::iter::once(1).chain(last).map(|nth| {
+                let blow = Blow { point: point.clone(), nth, what: What::Kill };
+                Play { recorded, blow, lag: Duration::ZERO, config: "" }
+            }));
         }
     }
     plays
@@ -120,48 +158,37 @@ fn matrix(recorded: &[Recorded]) -> Vec<Play<'_>> {
 
 /// Plays the matrix on a store; what was visited.
 fn play_all(place: &Place) -> BTreeSet<String> {
+    tell_the_story();
+    let scenarios: Vec<_> =
+        scenarios::ALL.iter().filter(|scenario| !(scenario.is_long && place.is_real())).collect();
+    let recorded = record_all(&scenarios, place);
+    let mut plays = matrix(&recorded, place);
+    play_out(&mut plays, place);
+    plays.into_iter().map(|play| play.blow.point).collect()
+}
+
+fn tell_the_story() {
     let _only_the_first_counts = tracing_subscriber::fmt()
         .with_env_filter(std::env::var("STEADFAST_LOG").unwrap_or_else(|_| "off".to_owned()))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .try_init();
-    let begin = tokio::time::Instant::now();
-    let at_once = if place.is_real() { AT_ONCE_REAL } else { AT_ONCE };
-    let scenarios: Vec<_> =
-        scenarios::ALL.iter().filter(|scenario| !(scenario.is_long && place.is_real())).collect();
+}
+
+/// In the order of the scenarios.
+fn record_all(scenarios: &[&'static Scenario], place: &Place) -> Vec<Recorded> {
     let recorded = Mutex::new(Vec::new());
-    let failed = for_each(
-        &scenarios,
-        at_once,
-        |scenario| format!("{}, undisturbed", scenario.name),
-        |scenario| {
-            let found = record(scenario, place);
-            recorded.lock().unwrap().push(found);
-        },
-    );
+    let name = |scenario: &&Scenario| format!("{}, undisturbed", scenario.name);
+    let at_once = if place.is_real() { AT_ONCE_REAL } else { AT_ONCE };
+    let failed = for_each(scenarios, at_once, name, |scenario| {
+        let found = record(scenario, place);
+        recorded.lock().unwrap().push(found);
+    });
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
     let mut recorded = recorded.into_inner().unwrap();
     let rank = |of: &Recorded| scenarios.iter().position(|scenario| scenario.name == of.scenario.name);
     recorded.sort_by_key(rank);
-    let mut plays = matrix(&recorded);
-    if let Ok(asked) = std::env::var("STEADFAST_CRASH") {
-        plays.retain(|play| play.name().contains(&asked));
-    }
-    let failed = for_each(&plays, at_once, Play::name, |play| {
-        let (scenario, at) = (play.recorded.scenario, place.clone());
-        // What is judged against outlives the play, which its runtime cannot know.
-        let story = std::sync::Arc::new(Mutex::new(None));
-        let (result, kill) = (std::sync::Arc::clone(&story), play.kill.clone());
-        stage(place, async move {
-            let stage = Stage::new(&at, scenario.config, |_| {}).await;
-            *result.lock().unwrap() = Some(stage.play(scenario, Some(&kill)).await);
-        });
-        let story = story.lock().unwrap().take().unwrap();
-        judge(&story, scenario.ends, Some((&play.recorded.undisturbed, &play.kill)));
-    });
-    eprintln!("{} plays on {place:?} in {:.1?}", plays.len(), begin.elapsed());
-    assert!(failed.is_empty(), "{} of {} fail:\n{}", failed.len(), plays.len(), failed.join("\n\n"));
-    plays.into_iter().map(|play| play.kill.point).collect()
+    recorded
 }
 
 #[test]

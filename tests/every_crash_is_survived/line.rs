@@ -17,9 +17,10 @@ use steadfast_core::time::Timestamp;
 use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use steadfast_store::{
     Admission, Cancellation, Claim, Heard, Inspection, Keep, Kept, Lease, Ledger, Listener, Noted, Renewal,
-    Replay, Requeue, Result, Settlement, State, Store,
+    Replay, Requeue, Result, Settlement, State, Store, StoreError,
 };
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use super::points::{BEFORE, HEARD, Transition, UNHEARD, asked, event, point, transition, what_is_asked};
 
@@ -36,9 +37,11 @@ case " $* " in
 esac
 passes() {
     echo "$what / $1" >>"$here/points"
-    [ -e "$here/doom" ] || return 0
-    times=$(grep -cxF "$what / $1" "$here/points")
-    if [ "$(cat "$here/doom")" = "$times $what / $1" ]; then echo killed >"$here/dead"; exit 1; fi
+    [ "$(cat "$here/doom" "$here/loss" 2>/dev/null)" = "$(grep -cxF "$what / $1" "$here/points") $what / $1" ] || return 0
+    if [ -e "$here/doom" ]; then echo killed >"$here/dead"; exit 1; fi
+    : >"$here/lost"
+    echo "fatal: unable to access the remote: Recv failure: Connection reset by peer" >&2
+    exit 128
 }
 passes before
 git "$@"
@@ -60,12 +63,32 @@ fn git_program() -> &'static Path {
     path
 }
 
-/// Where a runner is killed: at the `nth` time that it passes the point, from 1.
+/// What strikes a runner, and where: at the `nth` time that it passes the point, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kill {
+pub struct Blow {
     pub point: String,
     pub nth: u32,
+    pub what: What,
 }
+
+/// What strikes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// It is killed.
+    Kill,
+    /// It stands still, longer than its lease, and goes on as if nothing had been. A request that it
+    /// was about to send has no connection any more.
+    Freeze,
+    /// It cannot reach the store, longer than its lease.
+    Partition,
+    /// No answer comes, and in time it gives up waiting.
+    TimeOut,
+    /// The connection breaks at once.
+    Reset,
+}
+
+/// How long a runner is frozen or cut off: several leases.
+const AWAY: Duration = Duration::from_secs(120);
 
 /// The line of one runner.
 pub struct Line {
@@ -76,20 +99,24 @@ pub struct Line {
 #[derive(Default)]
 struct Condition {
     passed: BTreeMap<String, u32>,
-    kill: Option<Kill>,
+    blow: Option<Blow>,
+    struck: bool,
+    frozen_until: Option<Instant>,
+    away_until: Option<Instant>,
     /// The actor that passes here panics, once.
     panic: Option<String>,
     dead: bool,
 }
 
 impl Line {
-    pub fn new(dir: &Path, kill: Option<Kill>, panic: Option<&str>) -> Arc<Line> {
+    pub fn new(dir: &Path, blow: Option<Blow>, panic: Option<&str>) -> Arc<Line> {
         std::fs::create_dir_all(dir).unwrap();
         symlink(git_program(), dir.join("git")).unwrap();
-        if let Some(kill) = &kill {
-            std::fs::write(dir.join("doom"), format!("{} {}", kill.nth, kill.point)).unwrap();
+        if let Some(blow) = &blow {
+            let file = if blow.what == What::Kill { "doom" } else { "loss" };
+            std::fs::write(dir.join(file), format!("{} {}", blow.nth, blow.point)).unwrap();
         }
-        let condition = Condition { kill, panic: panic.map(str::to_owned), ..Condition::default() };
+        let condition = Condition { blow, panic: panic.map(str::to_owned), ..Condition::default() };
         Arc::new(Line { dir: dir.to_owned(), condition: Mutex::new(condition) })
     }
 
@@ -115,9 +142,10 @@ impl Line {
         }
     }
 
-    /// Whether it was killed at the point where it was to be.
-    pub fn was_killed(&self) -> bool {
-        std::fs::read_to_string(self.dir.join("dead")).is_ok_and(|why| why.trim() == "killed")
+    /// Whether what was to strike it did.
+    pub fn was_struck(&self) -> bool {
+        let killed = std::fs::read_to_string(self.dir.join("dead")).is_ok_and(|why| why.trim() == "killed");
+        self.condition().struck || killed || self.dir.join("lost").exists()
     }
 
     /// How often each point was passed.
@@ -129,54 +157,73 @@ impl Line {
         passed
     }
 
-    /// Notes that a point is passed; whether the runner dies of it.
-    fn dies_at(&self, point: &str) -> bool {
+    /// Notes that a point is passed; what strikes the runner there.
+    fn strikes(&self, point: &str) -> Option<What> {
         let mut condition = self.condition();
-        if condition.dead {
-            return true;
-        }
         let times = condition.passed.entry(point.to_owned()).or_default();
         *times += 1;
         let times = *times;
-        let dies = condition.kill.as_ref().is_some_and(|kill| kill.point == point && kill.nth == times);
+        let blow = condition.blow.take_if(|blow| blow.point == point && blow.nth == times);
         let panics = condition.panic.take_if(|at| at == point).is_some();
+        let until = Some(Instant::now() + AWAY);
+        let what = blow.map(|blow| blow.what);
+        condition.struck |= what.is_some();
+        match what {
+            Some(What::Kill) => condition.dead = true,
+            Some(What::Freeze) => condition.frozen_until = until,
+            Some(What::Partition) => condition.away_until = until,
+            Some(What::TimeOut | What::Reset) | None => {}
+        }
         drop(condition);
-        if dies {
+        if what == Some(What::Kill) {
             std::fs::write(self.dir.join("dead"), "killed").unwrap();
-            self.cut();
         }
         assert!(!panics, "on purpose, at {point}");
-        dies
+        what
     }
 
-    /// Goes on, if the runner does.
+    /// Goes on when the runner does: never, if it is dead.
     async fn alive(&self) {
         if self.is_dead() {
             std::future::pending().await
         }
+        let frozen = self.condition().frozen_until;
+        if let Some(until) = frozen {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// Whether the store is out of reach.
+    fn reaches_store(&self) -> Result<()> {
+        match self.condition().away_until {
+            Some(until) if Instant::now() < until => Err(StoreError::Unavailable("cut off".to_owned())),
+            Some(_) | None => Ok(()),
+        }
     }
 
     async fn pass(&self, point: &str) {
-        if self.dies_at(point) {
-            std::future::pending().await
-        }
+        self.alive().await;
+        self.strikes(point);
         self.alive().await;
     }
 
     /// A call that changes something.
     async fn around<T>(&self, what: &str, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        self.alive().await;
         self.pass(&point(what, BEFORE)).await;
+        self.reaches_store()?;
         let answer = call.await;
         self.pass(&point(what, UNHEARD)).await;
+        self.reaches_store()?;
         answer
     }
 
     /// A call that changes nothing.
     async fn aside<T>(&self, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
         self.alive().await;
+        self.reaches_store()?;
         let answer = call.await;
         self.alive().await;
+        self.reaches_store()?;
         answer
     }
 }
@@ -209,8 +256,8 @@ impl Store for Watched {
         self.line.aside(self.inner.wait(longest)).await
     }
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        self.line.alive().await;
         self.line.pass(&point(transition(&Transition::Claim), BEFORE)).await;
+        self.line.reaches_store()?;
         let claims = self.inner.claim(most).await?;
         // One that finds nothing changes nothing.
         if !claims.is_empty() {
@@ -310,6 +357,30 @@ pub struct WatchedWire {
     pub line: Arc<Line>,
 }
 
+impl WatchedWire {
+    /// Passes one side of a request; what strikes there is the request's end.
+    async fn pass(
+        &self,
+        what: &str,
+        side: &str,
+        timeouts: Timeouts,
+    ) -> std::result::Result<(), TransportError> {
+        self.line.alive().await;
+        let strikes = self.line.strikes(&point(what, side));
+        self.line.alive().await;
+        match strikes {
+            Some(What::TimeOut) => {
+                let after = timeouts.first_byte;
+                tokio::time::sleep(after).await;
+                Err(TransportError::Timeout { what: "answer", after })
+            }
+            Some(What::Reset) => Err(TransportError::Lost("reset by peer".to_owned())),
+            Some(What::Freeze) => Err(TransportError::Connect("the runner stood still".to_owned())),
+            Some(What::Kill | What::Partition) | None => Ok(()),
+        }
+    }
+}
+
 #[async_trait]
 impl Transport for WatchedWire {
     async fn send(
@@ -317,19 +388,18 @@ impl Transport for WatchedWire {
         request: Request<Bytes>,
         timeouts: Timeouts,
     ) -> std::result::Result<Response<Body>, TransportError> {
-        self.line.alive().await;
         let what = asked(&what_is_asked(&request));
-        self.line.pass(&point(what, BEFORE)).await;
+        self.pass(what, BEFORE, timeouts).await?;
         let answer = self.inner.send(request, timeouts).await;
-        self.line.pass(&point(what, UNHEARD)).await;
+        self.pass(what, UNHEARD, timeouts).await?;
         let (parts, mut body) = answer?.into_parts();
         let mut pieces = Vec::new();
         while let Some(piece) = body.next().await {
             pieces.push(piece);
         }
         self.line.alive().await;
-        // The runner has the answer in its hands, and comes to nothing with it.
-        let _it_is_seen_by_the_next_call = self.line.dies_at(&point(what, HEARD));
+        // The runner has the answer in its hands: what strikes it is seen by its next call.
+        self.line.strikes(&point(what, HEARD));
         let body: Body = Box::pin(futures_util::stream::iter(pieces));
         Ok(Response::from_parts(parts, body))
     }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::line::{Kill, Line, Watched, WatchedWire};
+use super::line::{Blow, Line, Watched, WatchedWire, What};
 use super::scenarios::{Act, Ends, Scenario};
 use crate::support::in_process::start_runner;
 use crate::support::{API_KEY, TOKEN, job};
@@ -52,8 +52,8 @@ pub struct Story {
     pub count: [u64; 4],
     /// How often each point was passed by the first runner and by clients.
     pub passed: BTreeMap<String, u32>,
-    /// Whether the one that was to be killed was.
-    pub killed: bool,
+    /// Whether what was to strike one of them did.
+    pub struck: bool,
 }
 
 pub struct Stage {
@@ -69,7 +69,7 @@ pub struct Stage {
 }
 
 /// Short waits, so that what takes real time takes little.
-const QUICK: &str = "queue.poll_interval = \"20ms\"\nqueue.lease = \"1500ms\"\n\
+const QUICK: &str = "queue.poll_interval = \"20ms\"\nqueue.lease = \"3s\"\nqueue.response_timeout = \"2s\"\n\
     llm.spacing = \"0s\"\nllm.retry.initial = \"20ms\"\n\
     github.write_spacing = \"0s\"\ngithub.shown_after = \"0s\"\n\
     github.token_retry.initial = \"20ms\"\ngithub.retry.initial = \"20ms\"\n\
@@ -132,9 +132,9 @@ impl Stage {
     }
 
     /// One more runner, on a machine of its own.
-    pub async fn start(&mut self, kill: Option<Kill>, panic: Option<&str>) -> Arc<Line> {
+    pub async fn start(&mut self, blow: Option<Blow>, panic: Option<&str>) -> Arc<Line> {
         let name = format!("runner-{}", self.runners.len() + 1);
-        let line = Line::new(&self.dir.path().join(format!("{name}-line")), kill, panic);
+        let line = Line::new(&self.dir.path().join(format!("{name}-line")), blow, panic);
         let mut config = self.config.clone();
         config.agent.workspaces = self.dir.path().join(&name);
         config.agent.git.program = line.git();
@@ -146,11 +146,11 @@ impl Stage {
     }
 
     /// Somebody outside does something to the store; killed on the way, somebody else does it again.
-    async fn client<T>(&mut self, kill: Option<&Kill>, ask: impl AsyncFn(&dyn Store) -> T) -> T {
-        let mut kill = kill.cloned();
+    async fn client<T>(&mut self, blow: Option<&Blow>, ask: impl AsyncFn(&dyn Store) -> T) -> T {
+        let mut blow = blow.cloned();
         loop {
             let dir = self.dir.path().join(format!("client-{}", self.clients.len()));
-            let line = Line::new(&dir, kill.take(), None);
+            let line = Line::new(&dir, blow.take(), None);
             self.clients.push(Arc::clone(&line));
             let store = Watched { inner: Arc::clone(&self.outside), line: Arc::clone(&line) };
             let dead = async {
@@ -169,19 +169,24 @@ impl Stage {
         Duration::from_millis(if self.place.is_real() { 20 } else { 100 })
     }
 
-    /// Plays a scenario to its end, with one of its runners, or clients, killed on the way.
-    pub async fn play(mut self, scenario: &Scenario, kill: Option<&Kill>) -> Story {
+    /// Plays a scenario to its end, with one of its runners, or clients, struck on the way.
+    pub async fn play(mut self, scenario: &Scenario, blow: Option<&Blow>) -> Story {
         (scenario.prepare)(&self.world);
         let mut job = job("one", 1);
         job.installation_id = self.world.config().github.installation_id;
-        self.client(kill, async |store| store.submit(&job).await.unwrap()).await;
+        self.client(blow, async |store| store.submit(&job).await.unwrap()).await;
         let (begin, patience) = (Instant::now(), if self.place.is_real() { REAL_PATIENCE } else { PATIENCE });
         let mut act = scenario.act;
-        let mut line = self.start(kill.cloned(), scenario.panic).await;
+        let mut line = self.start(blow.cloned(), scenario.panic).await;
+        let mut away = blow.is_some_and(|blow| matches!(blow.what, What::Freeze | What::Partition));
         let mut replay = Replay::default();
         let ended = loop {
             if line.is_dead() {
                 line.cut();
+                line = self.start(None, None).await;
+            } else if away && line.was_struck() {
+                // Another comes beside it, and both believe that they hold the job.
+                away = false;
                 line = self.start(None, None).await;
             }
             let found = self.outside.inspect(&job.id).await.unwrap();
@@ -201,7 +206,7 @@ impl Stage {
             match act {
                 Some((at, Act::Cancel)) if steps >= at => {
                     act = None;
-                    self.client(kill, async |store| store.cancel(&job.id).await.unwrap()).await;
+                    self.client(blow, async |store| store.cancel(&job.id).await.unwrap()).await;
                 }
                 Some((at, Act::Drain)) if steps >= at => {
                     act = None;
@@ -218,19 +223,19 @@ impl Stage {
             // What wakes up late finds its lease gone, and changes nothing.
             tokio::time::sleep(Duration::from_secs(900)).await;
         }
-        // Those that may be killed: the first runner, and who submits or calls off.
+        // Those that may be struck: the first runner, and who submits or calls off.
         let first = self.runners.first().map(|(line, _)| line);
         let mut passed = BTreeMap::new();
         for (point, times) in first.into_iter().chain(&self.clients).flat_map(|line| line.passed()) {
             let most = passed.entry(point).or_insert(times);
             *most = times.max(*most);
         }
-        let killed = first.into_iter().chain(&self.clients).any(|line| line.was_killed());
+        let struck = first.into_iter().chain(&self.clients).any(|line| line.was_struck());
         if ended.is_some() {
             replay = self.outside.replay(&job.id).await.unwrap();
         }
         let count = self.outside.count().await.unwrap();
         let (world, config) = (Arc::clone(&self.world), self.config.clone());
-        Story { world, config, job, ended, replay, count, passed, killed }
+        Story { world, config, job, ended, replay, count, passed, struck }
     }
 }

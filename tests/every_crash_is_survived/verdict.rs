@@ -9,7 +9,7 @@ use steadfast_core::journal::Step;
 use steadfast_sim::{Operation, Records};
 use steadfast_store::State;
 
-use super::line::Kill;
+use super::line::{Blow, What};
 use super::scenarios::Ends;
 use super::stage::Story;
 use crate::support::in_process::field;
@@ -53,7 +53,7 @@ fn shown(records: &Records) -> Shown {
 }
 
 /// Judges a story; a panic is the verdict.
-pub fn judge(story: &Story, ends: Ends, as_it_was: Option<(&Undisturbed, &Kill)>) {
+pub fn judge(story: &Story, ends: Ends, as_it_was: Option<(&Undisturbed, &Blow)>) {
     let records = story.world.records();
     let wanted = match ends {
         Ends::Completed => "completed",
@@ -71,19 +71,25 @@ pub fn judge(story: &Story, ends: Ends, as_it_was: Option<(&Undisturbed, &Kill)>
     each_effect_once(&records);
     nothing_wrong_was_sent(&records);
     journal_leads_to_the_end(story);
-    let Some((undisturbed, kill)) = as_it_was else {
+    let Some((undisturbed, blow)) = as_it_was else {
         assert_eq!(records.paid_twice(), 0, "nothing disturbed it");
         return;
     };
-    assert!(story.killed, "nobody was killed there: {:#?}", story.passed);
-    assert_eq!(shown(&records), undisturbed.shown, "{:#?}", records.comments);
-    billed(&records, undisturbed, kill);
-    crashes(story, kill);
+    assert!(story.struck, "nobody was struck there: {:#?}", story.passed);
+    // One that is called off while nobody runs it is told of by nobody: the status hash has its end.
+    let told = ends != Ends::Cancelled || journal_has_the_end(story);
+    if told {
+        assert_eq!(shown(&records), undisturbed.shown, "{:#?}", records.comments);
+    }
+    billed(&records, undisturbed, blow);
+    if blow.what == What::Kill {
+        crashes(story, blow);
+    }
 }
 
 /// A model call that was in flight is asked again; no other is.
-fn billed(records: &Records, undisturbed: &Undisturbed, kill: &Kill) {
-    let in_flight = match kill.point.as_str() {
+fn billed(records: &Records, undisturbed: &Undisturbed, blow: &Blow) {
+    let in_flight = match blow.point.as_str() {
         "POST chat / done, unheard" | "POST chat / heard" | "append model_answered / before" => 1,
         _ => 0,
     };
@@ -98,12 +104,12 @@ fn billed(records: &Records, undisturbed: &Undisturbed, kill: &Kill) {
 }
 
 /// A runner that died with the lease in its hands is one crash; one that died without is none.
-fn crashes(story: &Story, kill: &Kill) {
+fn crashes(story: &Story, blow: &Blow) {
     let Some(ended) = &story.ended else { return };
-    let held = kill.point.starts_with("append ")
-        || ["park / before", "requeue failed / before", "release / before"].contains(&kill.point.as_str())
-        || kill.point.starts_with("git ");
-    let not_held = ["submit", "cancel", "claim / before"].iter().any(|what| kill.point.starts_with(what));
+    let held = blow.point.starts_with("append ")
+        || ["park / before", "requeue failed / before", "release / before"].contains(&blow.point.as_str())
+        || blow.point.starts_with("git ");
+    let not_held = ["submit", "cancel", "claim / before"].iter().any(|what| blow.point.starts_with(what));
     let given_back =
         ["park", "release", "settle", "requeue failed"].map(|what| format!("{what} / done, unheard"));
     let panics = u32::from(story.passed.keys().any(|point| point.starts_with("requeue crashed")));
@@ -112,7 +118,7 @@ fn crashes(story: &Story, kill: &Kill) {
     if held {
         assert!(crashes >= 1, "the crash is counted: {ended:#?}");
     }
-    if not_held || given_back.contains(&kill.point) {
+    if not_held || given_back.contains(&blow.point) {
         assert_eq!(crashes, panics, "nobody crashed with it: {ended:#?}");
     }
 }
@@ -142,15 +148,24 @@ fn nothing_wrong_was_sent(records: &Records) {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The journal, replayed, ends as the store says.
-fn journal_leads_to_the_end(story: &Story) {
-    let Some(ended) = &story.ended else { return };
+/// The journal, replayed.
+fn replayed(story: &Story) -> Agent {
     let mut agent = Agent::new(Arc::new(story.config.agent.clone()), Arc::new(story.job.clone()));
     for bytes in &story.replay.steps {
         agent.apply(&Step::decode(bytes).unwrap().event).unwrap();
     }
+    agent
+}
+
+fn journal_has_the_end(story: &Story) -> bool {
+    matches!(replayed(story).next(), Action::Done(_))
+}
+
+/// The journal, replayed, ends as the store says.
+fn journal_leads_to_the_end(story: &Story) {
+    let Some(ended) = &story.ended else { return };
     assert_eq!(story.replay.steps.len(), ended.counts.steps as usize);
-    match agent.next() {
+    match replayed(story).next() {
         Action::Done(end) => assert_eq!(field(ended, "status"), end.status.as_str()),
         // Called off while nobody ran it: its end is the store's own.
         _ if field(ended, "status") == "cancelled" => {}
