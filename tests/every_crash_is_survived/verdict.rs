@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use steadfast_agent::machine::{Action, Agent};
-use steadfast_core::journal::Step;
+use steadfast_agent::machine::{Action, Agent, interrupted_output};
+use steadfast_core::journal::{Event, Step};
 use steadfast_sim::{Operation, Records};
 use steadfast_store::State;
 
@@ -25,14 +25,27 @@ struct Shown {
 /// The story undisturbed.
 pub struct Undisturbed {
     shown: Shown,
+    trees: Vec<String>,
     billed: usize,
 }
 
 impl Undisturbed {
     pub fn of(story: &Story) -> Undisturbed {
         let records = story.world.records();
-        Undisturbed { shown: shown(&records), billed: records.chats_with(200) }
+        Undisturbed { shown: shown(&records), trees: trees(story, &records), billed: records.chats_with(200) }
     }
+}
+
+/// What each branch holds, by git's own name for it.
+fn trees(story: &Story, records: &Records) -> Vec<String> {
+    let tree = |branch: &steadfast_sim::BranchRecord| {
+        let repository = story.world.git_root().join(format!("{}.git", branch.repository));
+        let tree = format!("{}^{{tree}}", branch.sha);
+        let git =
+            std::process::Command::new("git").arg("-C").arg(repository).args(["rev-parse", &tree]).output();
+        String::from_utf8(git.unwrap().stdout).unwrap()
+    };
+    records.branches.iter().map(tree).collect()
 }
 
 /// Each comment by its first line and its marker; the rest may tell of runs and waits.
@@ -80,6 +93,17 @@ pub fn judge(story: &Story, ends: Ends, as_it_was: Option<(&Undisturbed, &Blow)>
     let told = ends != Ends::Cancelled || journal_has_the_end(story);
     if told {
         assert_eq!(shown(&records), undisturbed.shown, "{:#?}", records.comments);
+    }
+    // What was cut off in the middle is not done again: the model is told, and here does without.
+    let cut_off = ["append tool_started / done, unheard", "append tool_finished with the patch / before"];
+    if !cut_off.contains(&blow.point.as_str()) {
+        assert_eq!(trees(story, &records), undisturbed.trees, "the branch holds what it would have held");
+    } else if blow.what == What::Kill {
+        let told = |bytes: &Vec<u8>| match Step::decode(bytes).unwrap().event {
+            Event::ToolFinished { output, .. } => output == interrupted_output(),
+            _ => false,
+        };
+        assert!(story.replay.steps.iter().any(told), "a tool was run again that must not be");
     }
     billed(&records, undisturbed, blow);
     if blow.what == What::Kill {
