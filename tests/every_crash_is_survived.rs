@@ -27,7 +27,7 @@ use steadfast_store::testing::RedisServer;
 
 use crate::support::in_process::paused;
 use line::{Blow, What};
-use scenarios::{Act, Scenario};
+use scenarios::Scenario;
 use stage::{Place, Stage};
 use verdict::{Undisturbed, judge};
 
@@ -141,11 +141,16 @@ fn matrix<'a>(recorded: &'a [Recorded], place: &Place) -> Vec<Play<'a>> {
     let (mut plays, mut known) = (Vec::new(), BTreeSet::new());
     for recorded in recorded {
         for (point, times) in &recorded.passed {
-            let renews = recorded.scenario.act.is_some_and(|(_, act)| act == Act::Cancel);
-            if point.starts_with("renew /") && !renews || !known.insert(point.clone()) {
+            // Only where it surely comes, however quick the machine.
+            let only_in = match point.split(" /").next() {
+                Some("renew") => Some(scenarios::WAITS),
+                Some("claim_called_off") => Some(scenarios::CALLED_OFF_AWAY),
+                _ => None,
+            };
+            if only_in.is_some_and(|name| name != recorded.scenario.name) || !known.insert(point.clone()) {
                 continue;
             }
-            let goes_on = ["claim /", "renew /", "purge /"].iter().any(|what| point.starts_with(what));
+            let goes_on = ["claim", "renew /", "purge /"].iter().any(|what| point.starts_with(what));
             let last = (*times > 1 && !goes_on && !place.is_real()).then_some(*times);
             plays.extend(std::iter::once(1).chain(last).map(|nth| {
                 let blow = Blow { point: point.clone(), nth, what: What::Kill };

@@ -48,9 +48,10 @@ fn an_effect_whose_answer_is_lost_stands_once() {
     for write in WRITES {
         for side in [BEFORE, UNHEARD] {
             for lag in LAGS {
-                for what in [What::TimeOut, What::Reset, What::Kill] {
-                    // Git has one way to say that it came to nothing.
-                    if !(write.starts_with("git ") && what == What::TimeOut) {
+                for what in [What::TimeOut, What::Reset, What::Panic, What::Kill] {
+                    // Git has one way to say that it came to nothing, and is no actor's own.
+                    let is_gits = matches!(what, What::Reset | What::Kill);
+                    if is_gits || !write.starts_with("git ") {
                         plays.extend(each_time(&recorded[0], &point(write, side), what, lag));
                     }
                 }

@@ -17,7 +17,7 @@ use steadfast_core::time::Timestamp;
 use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use steadfast_store::{
     Admission, Cancellation, Claim, Heard, Inspection, Keep, Kept, Lease, Ledger, Listener, Noted, Renewal,
-    Replay, Requeue, Result, Settlement, State, Store, StoreError,
+    Replay, Requeue, Result, Retried, RetryFrom, Settlement, State, Store, StoreError, Whom,
 };
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -85,6 +85,8 @@ pub enum What {
     TimeOut,
     /// The connection breaks at once.
     Reset,
+    /// The actor that asks panics.
+    Panic,
 }
 
 /// How long a runner is frozen or cut off: several leases.
@@ -172,13 +174,13 @@ impl Line {
             Some(What::Kill) => condition.dead = true,
             Some(What::Freeze) => condition.frozen_until = until,
             Some(What::Partition) => condition.away_until = until,
-            Some(What::TimeOut | What::Reset) | None => {}
+            Some(What::TimeOut | What::Reset | What::Panic) | None => {}
         }
         drop(condition);
         if what == Some(What::Kill) {
             std::fs::write(self.dir.join("dead"), "killed").unwrap();
         }
-        assert!(!panics, "on purpose, at {point}");
+        assert!(!panics && what != Some(What::Panic), "on purpose, at {point}");
         what
     }
 
@@ -242,6 +244,22 @@ impl Watched {
     ) -> Result<T> {
         self.line.around(transition(&what), call).await
     }
+
+    async fn claiming(
+        &self,
+        what: Transition<'_>,
+        call: impl Future<Output = Result<Vec<Claim>>> + Send,
+    ) -> Result<Vec<Claim>> {
+        self.line.pass(&point(transition(&what), BEFORE)).await;
+        self.line.reaches_store()?;
+        let claims = call.await?;
+        // One that finds nothing changes nothing.
+        if !claims.is_empty() {
+            self.line.pass(&point(transition(&what), UNHEARD)).await;
+        }
+        self.line.alive().await;
+        Ok(claims)
+    }
 }
 
 #[async_trait]
@@ -256,18 +274,16 @@ impl Store for Watched {
         self.line.aside(self.inner.wait(longest)).await
     }
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        self.line.pass(&point(transition(&Transition::Claim), BEFORE)).await;
-        self.line.reaches_store()?;
-        let claims = self.inner.claim(most).await?;
-        // One that finds nothing changes nothing.
-        if !claims.is_empty() {
-            self.line.pass(&point(transition(&Transition::Claim), UNHEARD)).await;
-        }
-        self.line.alive().await;
-        Ok(claims)
+        self.claiming(Transition::Claim, self.inner.claim(most)).await
+    }
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.claiming(Transition::ClaimCalledOff, self.inner.claim_called_off(most)).await
     }
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         self.through(Transition::Renew, self.inner.renew(leases)).await
+    }
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        self.line.aside(self.inner.called_off(leases)).await
     }
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         let [step] = steps else { panic!("{} steps in one write have no name", steps.len()) };
@@ -293,6 +309,18 @@ impl Store for Watched {
     }
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         self.through(Transition::Cancel, self.inner.cancel(job)).await
+    }
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        self.through(Transition::Retry, self.inner.retry(job, from)).await
+    }
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        self.through(Transition::Pause, self.inner.pause(whom)).await
+    }
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        self.through(Transition::Resume, self.inner.resume(whom)).await
+    }
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        self.line.aside(self.inner.paused()).await
     }
     async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {
         self.line.aside(self.inner.inspect(job)).await
@@ -376,7 +404,7 @@ impl WatchedWire {
             }
             Some(What::Reset) => Err(TransportError::Lost("reset by peer".to_owned())),
             Some(What::Freeze) => Err(TransportError::Connect("the runner stood still".to_owned())),
-            Some(What::Kill | What::Partition) | None => Ok(()),
+            Some(What::Kill | What::Partition | What::Panic) | None => Ok(()),
         }
     }
 }

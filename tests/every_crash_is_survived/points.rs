@@ -43,18 +43,23 @@ names! {
     (Event::NothingToPublish, _) => "append nothing_to_publish",
     (Event::ChangeRefused { .. }, _) => "append change_refused",
     (Event::Ended { .. }, _) => "append ended",
+    (Event::Reopened, _) => "append reopened",
 }
 
 /// A call to the store that may change something, other than a journal write.
 pub enum Transition<'a> {
     Submit,
     Claim,
+    ClaimCalledOff,
     Renew,
     Park,
     Requeue(&'a Requeue),
     Release,
     Settle(EndStatus),
     Cancel,
+    Retry,
+    Pause,
+    Resume,
     Purge,
 }
 
@@ -63,6 +68,7 @@ names! {
     fn transition(&Transition<'_>), TRANSITIONS,
     Transition::Submit => "submit",
     Transition::Claim => "claim",
+    Transition::ClaimCalledOff => "claim_called_off",
     Transition::Renew => "renew",
     Transition::Park => "park",
     Transition::Requeue(Requeue::Failed { .. }) => "requeue failed",
@@ -72,6 +78,9 @@ names! {
     Transition::Settle(EndStatus::Failed) => "settle failed",
     Transition::Settle(EndStatus::Cancelled) => "settle cancelled",
     Transition::Cancel => "cancel",
+    Transition::Retry => "retry",
+    Transition::Pause => "pause",
+    Transition::Resume => "resume",
     Transition::Purge => "purge",
 }
 

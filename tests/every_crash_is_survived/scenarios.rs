@@ -3,6 +3,7 @@
 
 use serde_json::json;
 use steadfast_sim::{Fault, FaultRule, Operation, ScriptFor, ScriptedAnswer, Target, World};
+use steadfast_store::State;
 
 /// One job's story.
 pub struct Scenario {
@@ -11,8 +12,8 @@ pub struct Scenario {
     pub config: &'static str,
     /// What the model says and what goes wrong.
     pub prepare: fn(&World),
-    /// What is done to the job when its journal holds so many steps.
-    pub act: Option<(u32, Act)>,
+    /// What is done to the job, and when, in order.
+    pub acts: &'static [(When, Act)],
     /// The actor that passes this point first panics.
     pub panic: Option<&'static str>,
     pub ends: Ends,
@@ -20,13 +21,30 @@ pub struct Scenario {
     pub is_long: bool,
 }
 
-/// What somebody does meanwhile.
+/// When somebody does something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Before the job is submitted.
+    First,
+    /// When its journal holds so many steps.
+    Steps(u32),
+    /// When it is there.
+    In(State),
+}
+
+/// What somebody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// The job is called off.
     Cancel,
     /// The process that runs it drains.
     Drain,
+    /// Its end is taken back: it goes on from where it stands.
+    Retry,
+    /// Nobody's jobs are claimed.
+    Pause,
+    /// They are again.
+    Resume,
 }
 
 /// How the story ends.
@@ -43,7 +61,7 @@ const PLAIN: Scenario = Scenario {
     name: "plain",
     config: "",
     prepare: |_| {},
-    act: None,
+    acts: &[],
     panic: None,
     ends: Ends::Completed,
     is_long: false,
@@ -60,6 +78,12 @@ fn says(world: &World, turns: Vec<Vec<(String, String)>>) {
 
 fn goes_wrong(world: &World, operation: Operation, skip: u64, times: u64, fault: Fault) {
     world.fault(FaultRule::next(Target::Operation(operation), times, fault).after(skip));
+}
+
+/// What no repeating helps.
+fn refusal() -> Fault {
+    let body = r#"{"error":{"message":"no","type":"invalid_request_error"}}"#.to_owned();
+    Fault::Status { code: 400, headers: Vec::new(), body }
 }
 
 fn edit(new: &str) -> Vec<(String, String)> {
@@ -98,6 +122,11 @@ fn just_finishes(world: &World) {
 fn edits_and_finishes(world: &World) {
     says(world, vec![edit("one\n"), edit("one\ntwo\n"), finish()]);
 }
+
+/// The model's answer takes so long that the lease is renewed meanwhile, on every store.
+pub const WAITS: &str = "waits for an answer";
+/// No work is claimed while the model's door is shut: the job is claimed only to be called off.
+pub const CALLED_OFF_AWAY: &str = "is called off while it is put away";
 
 pub const ALL: &[Scenario] = &[
     Scenario { name: "does all", prepare: does_all, ..PLAIN },
@@ -140,8 +169,42 @@ pub const ALL: &[Scenario] = &[
             edits_and_finishes(world);
             goes_wrong(world, Operation::Chat, 2, 1000, Fault::Hang);
         },
-        act: Some((9, Act::Cancel)),
+        acts: &[(When::Steps(9), Act::Cancel)],
         ends: Ends::Cancelled,
+        ..PLAIN
+    },
+    Scenario {
+        name: CALLED_OFF_AWAY,
+        prepare: |world| {
+            edits_and_finishes(world);
+            goes_wrong(world, Operation::Chat, 1, 1000, Fault::rate_limited_retry_after(600));
+        },
+        acts: &[(When::In(State::Parked), Act::Cancel)],
+        ends: Ends::Cancelled,
+        ..PLAIN
+    },
+    Scenario {
+        name: WAITS,
+        config: "llm.timeout = \"15s\"",
+        prepare: |world| {
+            edits_and_finishes(world);
+            goes_wrong(world, Operation::Chat, 1, 1, Fault::Hang);
+        },
+        ..PLAIN
+    },
+    Scenario {
+        name: "is paused",
+        prepare: edits_and_finishes,
+        acts: &[(When::First, Act::Pause), (When::In(State::Queued), Act::Resume)],
+        ..PLAIN
+    },
+    Scenario {
+        name: "is retried",
+        prepare: |world| {
+            edits_and_finishes(world);
+            goes_wrong(world, Operation::Chat, 1, 1, refusal());
+        },
+        acts: &[(When::In(State::Ended), Act::Retry)],
         ..PLAIN
     },
     Scenario {
@@ -150,16 +213,14 @@ pub const ALL: &[Scenario] = &[
             edits_and_finishes(world);
             goes_wrong(world, Operation::Chat, 1, 1, Fault::SlowStream { pause_ms: 50, piece: 40 });
         },
-        act: Some((6, Act::Drain)),
+        acts: &[(When::Steps(6), Act::Drain)],
         ..PLAIN
     },
     Scenario {
         name: "is refused",
         prepare: |world| {
             edits_and_finishes(world);
-            let body = r#"{"error":{"message":"no","type":"invalid_request_error"}}"#.to_owned();
-            let refusal = Fault::Status { code: 400, headers: Vec::new(), body };
-            goes_wrong(world, Operation::Chat, 1, 1000, refusal);
+            goes_wrong(world, Operation::Chat, 1, 1000, refusal());
         },
         ends: Ends::Failed,
         ..PLAIN

@@ -12,13 +12,13 @@ use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
 use steadfast_sim::{SIMULATION_ONLY_PRIVATE_KEY, World, WorldConfig};
 use steadfast_store::memory::MemoryStore;
-use steadfast_store::{Inspection, Replay, State, Store};
+use steadfast_store::{Inspection, Replay, RetryFrom, State, Store, Whom};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::line::{Blow, Line, Watched, WatchedWire, What};
-use super::scenarios::{Act, Ends, Scenario};
+use super::scenarios::{Act, Ends, Scenario, When};
 use crate::support::in_process::start_runner;
 use crate::support::{API_KEY, TOKEN, job};
 
@@ -169,17 +169,40 @@ impl Stage {
         Duration::from_millis(if self.place.is_real() { 20 } else { 100 })
     }
 
+    /// Does something to the job, or to the process that runs it.
+    async fn act(&mut self, act: Act, job: &Job, blow: Option<&Blow>) {
+        let id = &job.id;
+        match act {
+            Act::Cancel => {
+                self.client(blow, async |store| store.cancel(id).await.unwrap()).await;
+            }
+            Act::Retry => {
+                self.client(blow, async |store| store.retry(id, RetryFrom::Journal).await.unwrap()).await;
+            }
+            Act::Pause => self.client(blow, async |store| store.pause(&Whom::All).await.unwrap()).await,
+            Act::Resume => self.client(blow, async |store| store.resume(&Whom::All).await.unwrap()).await,
+            Act::Drain => {
+                if let Some((_, running)) = self.runners.last() {
+                    running.drain().await;
+                }
+            }
+        }
+    }
+
     /// Plays a scenario to its end, with one of its runners, or clients, struck on the way.
     pub async fn play(mut self, scenario: &Scenario, blow: Option<&Blow>) -> Story {
         (scenario.prepare)(&self.world);
         let mut job = job("one", 1);
         job.installation_id = self.world.config().github.installation_id;
+        let mut acts = scenario.acts.to_vec();
+        acts.reverse();
+        while let Some((_, act)) = acts.pop_if(|(when, _)| *when == When::First) {
+            self.act(act, &job, blow).await;
+        }
         self.client(blow, async |store| store.submit(&job).await.unwrap()).await;
         let (begin, patience) = (Instant::now(), if self.place.is_real() { REAL_PATIENCE } else { PATIENCE });
-        let mut act = scenario.act;
         let mut line = self.start(blow.cloned(), scenario.panic).await;
         let mut away = blow.is_some_and(|blow| matches!(blow.what, What::Freeze | What::Partition));
-        let mut replay = Replay::default();
         let ended = loop {
             if line.is_dead() {
                 line.cut();
@@ -191,30 +214,23 @@ impl Stage {
             }
             let found = self.outside.inspect(&job.id).await.unwrap();
             let count = self.outside.count().await.unwrap();
-            match (&found, scenario.ends) {
-                (None, Ends::Swept) => break None,
-                (Some(_), Ends::Swept) => {}
-                (Some(found), _) if found.state == State::Ended => break Some(found.clone()),
-                (Some(_), _) => {}
-                (None, _) => panic!("the job is in no state"),
-            }
+            let Some(found) = found else {
+                assert_eq!(scenario.ends, Ends::Swept, "the job is in no state");
+                break None;
+            };
             assert_eq!(count.iter().sum::<u64>(), 1, "the job is in exactly one state: {count:?}");
-            let steps = found.as_ref().map_or(0, |found| found.counts.steps);
-            if found.as_ref().is_some_and(|found| found.state == State::Ended) {
-                replay = self.outside.replay(&job.id).await.unwrap();
-            }
-            match act {
-                Some((at, Act::Cancel)) if steps >= at => {
-                    act = None;
-                    self.client(blow, async |store| store.cancel(&job.id).await.unwrap()).await;
-                }
-                Some((at, Act::Drain)) if steps >= at => {
-                    act = None;
-                    let (_, running) = self.runners.last().unwrap();
-                    running.drain().await;
+            let now = |when: When| match when {
+                When::First => true,
+                When::Steps(steps) => found.counts.steps >= steps,
+                When::In(state) => found.state == state,
+            };
+            if let Some((_, act)) = acts.pop_if(|(when, _)| now(*when)) {
+                self.act(act, &job, blow).await;
+                if act == Act::Drain {
                     line.cut();
                 }
-                Some(_) | None => {}
+            } else if found.state == State::Ended && scenario.ends != Ends::Swept {
+                break Some(found);
             }
             assert!(begin.elapsed() < patience, "it does not end: {found:#?}");
             tokio::time::sleep(self.tick()).await;
@@ -231,9 +247,10 @@ impl Stage {
             *most = times.max(*most);
         }
         let struck = first.into_iter().chain(&self.clients).any(|line| line.was_struck());
-        if ended.is_some() {
-            replay = self.outside.replay(&job.id).await.unwrap();
-        }
+        let replay = match ended {
+            Some(_) => self.outside.replay(&job.id).await.unwrap(),
+            None => Replay::default(),
+        };
         let count = self.outside.count().await.unwrap();
         let (world, config) = (Arc::clone(&self.world), self.config.clone());
         Story { world, config, job, ended, replay, count, passed, struck }
