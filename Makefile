@@ -48,6 +48,10 @@ build: ## the release binary, target/release/steadfast
 test: setup ## every test
 	cargo test --workspace
 
+.PHONY: mutants
+mutants: setup ## faults put in on purpose, each of which a test must notice; ARGS='--list', '--json', NAMES
+	@tests/mutants/run.sh $(ARGS)
+
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
