@@ -23,13 +23,16 @@ fn each_promise_names_tests_that_are_there() {
     }
     let code: String = files.iter().map(|file| std::fs::read_to_string(file).expect("a source")).collect();
     let page = std::fs::read_to_string(root.join("docs/guarantees.md")).expect("docs/guarantees.md");
-    let promises: Vec<_> = page.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 2).collect();
+    let promises: Vec<_> =
+        page.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 2).collect();
     assert!(promises.len() > 10, "{promises:?}");
     for promise in &promises[1..] {
-        let tests: Vec<&str> = promise.rsplit(" | ").next().unwrap_or_default().split('`').skip(1).step_by(2).collect();
+        let tests: Vec<&str> =
+            promise.rsplit(" | ").next().unwrap_or_default().split('`').skip(1).step_by(2).collect();
         assert!(!tests.is_empty(), "no test says so: {promise}");
         for test in tests {
-            let is_there = [format!("fn {test}("), format!("mod {test};")].iter().any(|words| code.contains(words));
+            let is_there =
+                [format!("fn {test}("), format!("mod {test};")].iter().any(|words| code.contains(words));
             assert!(is_there, "there is no test {test}, named for: {promise}");
         }
     }
