@@ -10,7 +10,8 @@ use std::time::Duration;
 use steadfast_core::time::Timestamp;
 use steadfast_store::testing::RedisServer;
 use steadfast_store::{
-    Admission, Counts, Renewal, Requeue, Result, Settings, State, Store, StoreError, open,
+    Admission, Cancellation, Counts, Renewal, Requeue, Result, Retried, RetryFrom, Settings, State, Store,
+    StoreError, Whom, open,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -216,6 +217,61 @@ async fn a_claim_in_memory_whose_reply_was_lost_is_delivered_again() {
     // One that was ended in between is not.
     store.settle(&lost[1].lease, &completed()).await.unwrap();
     assert!(store.claim(9).await.unwrap().is_empty());
+}
+
+/// What is asked of jobs from outside, with one reply lost; how many replies there were.
+async fn ask(cut: usize) -> usize {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(&server, cut);
+    let settings = Settings::for_tests(proxy.url());
+    let store = stubborn(async || open(&settings, "a").await).await;
+    let alone = |name: &str| wish(name, "o/r", serde_json::json!({ "unique": true, "issue": 7 }));
+    let admission = async |name: &str| stubborn(async || store.submit(&alone(name)).await).await;
+    assert_eq!(admission("x").await, Admission::Queued, "cut {cut}");
+    assert_eq!(admission("y").await, Admission::Joined { to: id("x") }, "cut {cut}");
+    let whom = Whom::owner("o");
+    stubborn(async || store.pause(&whom).await).await;
+    assert!(stubborn(async || store.claim(9).await).await.is_empty(), "cut {cut}");
+    assert_eq!(stubborn(async || store.paused().await).await, std::slice::from_ref(&whom));
+    stubborn(async || store.resume(&whom).await).await;
+    let claim = async || stubborn(async || store.claim(9).await).await;
+    let mut claims = claim().await;
+    assert_eq!(ids(&claims), ["x"], "cut {cut}");
+    let lease = claims.remove(0).lease;
+    stubborn(async || store.append(&lease, 0, &[b"a".to_vec()], Some(b"p")).await).await;
+    stubborn(async || store.park(&lease, Timestamp::MAX, "x").await).await;
+    assert_eq!(stubborn(async || store.cancel(&id("x")).await).await, Cancellation::Asked, "cut {cut}");
+    let mut claims = claim().await;
+    assert_eq!((ids(&claims), claims[0].cancel_requested), (vec!["x"], true), "cut {cut}");
+    let lease = claims.remove(0).lease;
+    let called_off = stubborn(async || store.called_off(std::slice::from_ref(&lease)).await).await;
+    assert_eq!(called_off, std::slice::from_ref(&lease), "cut {cut}");
+    stubborn(async || store.settle(&lease, &completed()).await).await;
+    for (from, steps, retries) in [(RetryFrom::Journal, 1, 1), (RetryFrom::Start, 0, 2)] {
+        let retried = stubborn(async || store.retry(&id("x"), from).await).await;
+        assert_eq!(retried, Retried::Queued, "cut {cut}");
+        let other = stubborn(async || store.retry(&id("y"), from).await).await;
+        assert_eq!(other, Retried::Joined { to: id("x") }, "cut {cut}");
+        let claims = claim().await;
+        assert_eq!((ids(&claims), claims[0].counts.steps), (vec!["x"], steps), "cut {cut}");
+        assert_eq!((claims[0].retries, claims[0].cancel_requested), (retries, false), "cut {cut}");
+        let lease = claims[0].lease.clone();
+        stubborn(async || store.settle(&lease, &completed()).await).await;
+    }
+    let found = stubborn(async || store.inspect(&id("x")).await).await.unwrap();
+    let wanted = Counts { runs: 4, waits: 1, ..Counts::default() };
+    assert_eq!((found.state, found.counts), (State::Ended, wanted), "cut {cut}");
+    assert_eq!((field(&found, "duplicates"), field(&found, "retries")), (Some("0"), Some("2")), "cut {cut}");
+    proxy.replies.load(Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn each_reply_to_who_asks_from_outside_may_be_lost() {
+    let replies = ask(usize::MAX).await;
+    assert!(replies > 15, "{replies}");
+    for cut in 0..replies {
+        ask(cut).await;
+    }
 }
 
 #[tokio::test]
