@@ -221,8 +221,8 @@ async fn a_claim_in_memory_whose_reply_was_lost_is_delivered_again() {
 
 /// What is asked of jobs from outside, with one reply lost; how many replies there were.
 async fn ask(cut: usize) -> usize {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server, cut);
+    let server = Arc::new(Mutex::new(RedisServer::start()));
+    let proxy = Proxy::before(&server, cut, Mishap::ReplyLost);
     let settings = Settings::for_tests(proxy.url());
     let store = stubborn(async || open(&settings, "a").await).await;
     let alone = |name: &str| wish(name, "o/r", serde_json::json!({ "unique": true, "issue": 7 }));
@@ -262,7 +262,7 @@ async fn ask(cut: usize) -> usize {
     let wanted = Counts { runs: 4, waits: 1, ..Counts::default() };
     assert_eq!((found.state, found.counts), (State::Ended, wanted), "cut {cut}");
     assert_eq!((field(&found, "duplicates"), field(&found, "retries")), (Some("0"), Some("2")), "cut {cut}");
-    proxy.replies.load(Ordering::Relaxed)
+    proxy.requests.load(Ordering::Relaxed)
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ async fn life(settings: &Settings, producer: &mut Talk) -> Result<()> {
     assert_eq!(kept.present, ["me#1"]);
     ledger.say("llm", b"w").await?;
     assert_eq!(ledger.budgets(9).await?.len(), 1);
+    // What was delivered before is seen to once; a look at the inbox comes after.
+    store.count().await?;
     for data in [json("x").as_str(), "unreadable"] {
         let _: String = producer.run(&["XADD", "job-queue", "*", "jobData", data]).await;
     }
@@ -61,7 +63,12 @@ async fn life(settings: &Settings, producer: &mut Talk) -> Result<()> {
     if let Some(claim) = store.claim(9).await?.pop() {
         store.settle(&claim.lease, &completed()).await?;
     }
+    store.retry(&id("y"), steadfast_store::RetryFrom::Start).await?;
     store.cancel(&id("x")).await?;
+    let whom = steadfast_store::Whom::owner("o");
+    store.pause(&whom).await?;
+    store.paused().await?;
+    store.resume(&whom).await?;
     store.purge().await?;
     store.purge().await?;
     store.now().await?;
@@ -75,7 +82,8 @@ async fn the_documented_user_has_what_the_queue_needs_and_no_more() {
     let grant = documented();
     let grant: Vec<&str> = grant.iter().map(String::as_str).collect();
     let url = format!("{}?user=steadfast&pass=PASSWORD", server.url());
-    let settings = Settings { keep_ended: Duration::ZERO, ..Settings::for_tests(url) };
+    let settings =
+        Settings { keep_ended: Duration::ZERO, per_repo_concurrency: 9, ..Settings::for_tests(url) };
     let rights: Vec<&str> = grant.iter().copied().filter(|word| word.starts_with('+')).collect();
     assert!(rights.len() > 30 && !grant.contains(&"+@all"), "{grant:?}");
     let keys: Vec<&str> = grant.iter().copied().filter(|word| word.starts_with(['~', '&'])).collect();

@@ -102,12 +102,6 @@ impl Call {
         command
     }
 
-    /// Adds keys.
-    pub fn keys(mut self, keys: impl IntoIterator<Item = String>) -> Self {
-        self.keys.extend(keys);
-        self
-    }
-
     /// Adds an argument.
     pub fn arg(mut self, arg: impl ToString) -> Self {
         self.args.push(arg.to_string().into_bytes());
