@@ -8,6 +8,7 @@
 //! tells more of its story. The same seed gives the same trace, byte for byte.
 
 mod boiled_down;
+mod in_earnest;
 mod plan;
 mod play;
 mod sweep;

@@ -18,7 +18,7 @@ use crate::accountant::{Acquire, BudgetKey, End, Lost, Need, Permit, RateAccount
 use crate::address::Address;
 use crate::dice::Dice;
 use crate::env::Env;
-use crate::stop::{Leased, leased};
+use crate::stop::{Leased, is_leased, leased};
 
 /// Place of a call among those that wait: higher priority first, then the job that was admitted
 /// first. What goes first is less.
@@ -184,7 +184,8 @@ impl Caller {
         }
     }
 
-    /// Waits for a permit, at most `park_after`; before that, until the lease is surely ours.
+    /// Waits for a permit, at most `park_after`; before that, until the lease is surely ours, and again
+    /// where it is not any more by the time that there is a permit.
     pub(crate) async fn permit(
         &self,
         key: &BudgetKey,
@@ -195,10 +196,12 @@ impl Caller {
             biased;
             () = patience.soft.cancelled() => return Err(CallError::Stopped),
             answer = async {
-                leased(&patience.leased).await;
                 loop {
+                    leased(&patience.leased).await;
                     let acquire = Acquire { key: key.clone(), need, patience: self.park_after };
                     match self.accountant.send(acquire).await?.permit().await {
+                        // Dropped, it goes to somebody else.
+                        Ok(Ok(_)) if !is_leased(&patience.leased) => {}
                         Ok(answer) => break Ok::<_, CallError>(answer),
                         Err(Lost) => tracing::debug!("asking the next accountant for a permit"),
                     }

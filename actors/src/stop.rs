@@ -45,6 +45,11 @@ pub(crate) async fn leased(until: &Leased) {
     }
 }
 
+/// Whether the leases are surely ours.
+pub(crate) fn is_leased(until: &Leased) -> bool {
+    Instant::now() < until.get()
+}
+
 /// Waits until the leases may be over.
 pub(crate) async fn lapsed(until: &Leased) {
     let mut until = until.clone();

@@ -72,3 +72,28 @@ fn a_call_whose_retry_finds_no_room_parks_its_job() {
         assert!(parked > Duration::from_secs(50) && parked < Duration::from_secs(70), "{parked:?}");
     });
 }
+
+/// The lease may end while a permit is waited for: another runner has the job by then.
+#[test]
+fn a_permit_that_comes_after_the_lease_is_not_used_before_a_renewal() {
+    paused(async {
+        let caller = caller(|settings| settings.llm_limits.concurrency = 1);
+        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        let (renewals, leased) = watch::channel(begin + 2 * second);
+        let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
+        let patience = Patience { soft, hard, leased, span: tracing::Span::none() };
+        let order = Order { priority: 0, admitted: Timestamp::EPOCH };
+        let need = Need { operation: "chat", tokens: 0, order, is_retry: false };
+        let permit = async || caller.permit(&BudgetKey::Llm(EndpointId(0)), need, &patience).await;
+        let held = permit().await.unwrap();
+        let others = async {
+            tokio::time::sleep(3 * second).await;
+            drop(held);
+            tokio::time::sleep(7 * second).await;
+            renewals.send_replace(begin + 60 * second);
+        };
+        let (late, ()) = futures_util::future::join(permit(), others).await;
+        assert!(late.is_ok());
+        assert_eq!(begin.elapsed(), 10 * second);
+    });
+}
