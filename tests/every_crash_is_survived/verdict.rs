@@ -36,6 +36,13 @@ impl Undisturbed {
     }
 }
 
+impl Undisturbed {
+    /// The branch that the job made.
+    pub fn branch(&self) -> &str {
+        &self.shown.branches[0]
+    }
+}
+
 /// What each branch holds, by git's own name for it.
 fn trees(story: &Story, records: &Records) -> Vec<String> {
     let tree = |branch: &steadfast_sim::BranchRecord| {
