@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::line::{Blow, What};
 use super::points::{BEFORE, UNHEARD, point};
-use super::stage::Place;
+use super::stage::{Place, Stage};
 use super::{Play, Recorded, play_out, record_all, scenarios, tell_the_story};
+use crate::support::in_process::paused;
 
 /// How long a new comment or pull request is in no list.
 const LAGS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(3), Duration::from_secs(10)];
@@ -74,4 +75,34 @@ fn an_effect_of_two_who_believe_that_they_hold_the_job_stands_once() {
         }
     }
     play_out(&mut plays, &Place::Memory);
+}
+
+/// Somebody else makes a branch of the same name, between the look at the remote and the push.
+#[test]
+fn a_branch_that_a_stranger_made_meanwhile_is_not_overwritten() {
+    let recorded = everything();
+    let branch = recorded[0].undisturbed.branch().to_owned();
+    paused(async move {
+        let mut stage = Stage::new(&Place::Memory, "", |_| {}).await;
+        let remote = stage.world.git_root().join("acme/shell-tools.git");
+        let make = format!(
+            "unset GIT_DIR GIT_WORK_TREE\ngit --git-dir='{0}' update-ref 'refs/heads/{branch}' refs/heads/main\n",
+            remote.display()
+        );
+        stage.meddle = Some(make);
+        let world = std::sync::Arc::clone(&stage.world);
+        let story = stage.play(&scenarios::ALL[0], None).await;
+        assert_eq!(story.count, [0, 0, 0, 1]);
+        let records = world.records();
+        let strangers = records.branches.iter().find(|one| one.name == branch).unwrap();
+        let main = std::fs::read_to_string(remote.join("refs/heads/main"));
+        let packed = std::fs::read_to_string(remote.join("packed-refs")).unwrap_or_default();
+        let main = main.unwrap_or(packed);
+        assert!(
+            main.contains(&strangers.sha),
+            "the stranger's branch was overwritten: {:#?}",
+            records.branches
+        );
+        assert_eq!(records.branches.len(), 2, "the job has another: {:#?}", records.branches);
+    });
 }

@@ -44,6 +44,7 @@ passes() {
     exit 128
 }
 passes before
+[ "$what" = "git push" ] && [ -e "$here/meddle" ] && mv "$here/meddle" "$here/meddled" && sh "$here/meddled"
 git "$@"
 code=$?
 passes "done, unheard"
@@ -142,6 +143,11 @@ impl Line {
         if !gone.exists() {
             std::fs::write(gone, "cut").unwrap();
         }
+    }
+
+    /// The shell's commands are run right before its first push.
+    pub fn meddle_before_the_push(&self, commands: &str) {
+        std::fs::write(self.dir.join("meddle"), commands).unwrap();
     }
 
     /// Whether what was to strike it did.

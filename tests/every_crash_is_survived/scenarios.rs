@@ -30,6 +30,9 @@ pub enum When {
     Steps(u32),
     /// When it is there.
     In(State),
+    /// When it is put away with so many steps in its journal. (A process whose budgets another kept that
+    /// has died may put it away before.)
+    Parked(u32),
 }
 
 /// What somebody does.
@@ -179,7 +182,7 @@ pub const ALL: &[Scenario] = &[
             edits_and_finishes(world);
             goes_wrong(world, Operation::Chat, 1, 1000, Fault::rate_limited_retry_after(600));
         },
-        acts: &[(When::In(State::Parked), Act::Cancel)],
+        acts: &[(When::Parked(6), Act::Cancel)],
         ends: Ends::Cancelled,
         ..PLAIN
     },

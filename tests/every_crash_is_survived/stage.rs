@@ -62,6 +62,8 @@ pub struct Stage {
     pub config: Config,
     pub runners: Vec<(Arc<Line>, Running)>,
     pub outside: Arc<dyn Store>,
+    /// The shell's commands that are run right before each runner's first push.
+    pub meddle: Option<String>,
     place: Place,
     memory: Option<MemoryStore>,
     clients: Vec<Arc<Line>>,
@@ -122,7 +124,7 @@ impl Stage {
         let jail = jail(&config).await;
         let memory = (!place.is_real()).then_some(memory);
         let (runners, clients, place) = (Vec::new(), Vec::new(), place.clone());
-        Stage { world, config, runners, outside, place, memory, clients, jail, dir }
+        Stage { world, config, runners, outside, meddle: None, place, memory, clients, jail, dir }
     }
 
     async fn store(&self, name: &str) -> Arc<dyn Store> {
@@ -136,6 +138,9 @@ impl Stage {
     pub async fn start(&mut self, blow: Option<Blow>, panic: Option<&str>) -> Arc<Line> {
         let name = format!("runner-{}", self.runners.len() + 1);
         let line = Line::new(&self.dir.path().join(format!("{name}-line")), blow, panic);
+        if let Some(commands) = &self.meddle {
+            line.meddle_before_the_push(commands);
+        }
         let mut config = self.config.clone();
         config.agent.workspaces = self.dir.path().join(&name);
         config.agent.git.program = line.git();
@@ -234,6 +239,7 @@ impl Stage {
                 When::First => true,
                 When::Steps(steps) => found.counts.steps >= steps,
                 When::In(state) => found.state == state,
+                When::Parked(steps) => found.state == State::Parked && found.counts.steps >= steps,
             };
             if let Some((_, act)) = acts.pop_if(|(when, _)| now(*when)) {
                 self.act(act, &job, blow).await;
