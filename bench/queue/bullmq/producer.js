@@ -19,7 +19,7 @@ function job(number) {
     id: name,
     installationId: 0,
     repoOwner: `owner-${number % 10}`,
-    repoName: `repository-${number % 100}`,
+    repoName: `repository-${number % 1000}`,
     taskType: 'autonomous',
     status: 'pending',
     taskParams: { issueTitle: 'Nothing', issueBody: 'To be counted, not to be done.' },

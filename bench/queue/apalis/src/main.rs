@@ -47,7 +47,7 @@ fn job(number: u64) -> Job {
         id: format!("job-{number}"),
         installation_id: 0,
         repo_owner: format!("owner-{}", number % 10),
-        repo_name: format!("repository-{}", number % 100),
+        repo_name: format!("repository-{}", number % 1000),
         task_type: "autonomous".to_owned(),
         status: "pending".to_owned(),
         task_params: Params {

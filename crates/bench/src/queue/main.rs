@@ -4,6 +4,7 @@
 mod child;
 mod figures;
 mod measure;
+mod memory;
 mod report;
 mod role;
 mod server;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use measure::{Measured, Row, What, medians};
+use memory::{Held, Holding};
 use report::{Line, heading};
 use system::{Peers, System};
 
@@ -26,7 +28,7 @@ struct Args {
     /// A tenth of the jobs.
     #[arg(long)]
     quick: bool,
-    /// Only this measure: noop, life, waiting.
+    /// Only measures whose names begin so: noop, life, waiting, idle, holds.
     #[arg(long)]
     only: Option<String>,
     /// Only this many jobs at once in a process.
@@ -63,21 +65,38 @@ enum Role {
     /// Puts jobs in.
     #[command(hide = true)]
     Producer { url: String, jobs: u64 },
+    /// Holds jobs.
+    #[command(hide = true)]
+    Holder { url: String, running: usize, parked: usize },
+    /// Waits for jobs with the whole worker.
+    #[command(hide = true)]
+    Idle { url: String },
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let on_runtime = async {
+        match &args.role {
+            Some(Role::Worker { url, concurrency, steps }) => role::worker(url, *concurrency, *steps).await,
+            Some(Role::Producer { url, jobs }) => role::producer(url, *jobs).await,
+            Some(Role::Holder { url, running, parked }) => memory::holder(url, *running, *parked).await,
+            Some(Role::Idle { .. }) => unreachable!("it has a runtime of its own"),
+            None => bench(&args).await,
+        }
+    };
     match &args.role {
-        Some(Role::Worker { url, concurrency, steps }) => role::worker(url, *concurrency, *steps).await,
-        Some(Role::Producer { url, jobs }) => role::producer(url, *jobs).await,
-        None => bench(&args).await,
+        Some(Role::Idle { url }) => memory::idle(url),
+        Some(Role::Worker { .. } | Role::Producer { .. } | Role::Holder { .. }) | None => {
+            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(on_runtime)
+        }
     }
 }
 
 async fn bench(args: &Args) -> anyhow::Result<()> {
     let rows: Vec<Row> = rows(args.quick).into_iter().filter(|row| args.wants(row)).collect();
-    anyhow::ensure!(!rows.is_empty(), "no row is like that");
+    let holdings: Vec<Holding> =
+        holdings(args.quick).into_iter().filter(|holding| args.wants_memory(*holding)).collect();
+    anyhow::ensure!(!rows.is_empty() || !holdings.is_empty(), "no row is like that");
     anyhow::ensure!(args.runs > 0, "no runs, no medians");
     let peers = Peers::found(&args.bullmq, args.apalis.as_deref()).await;
     if !args.json {
@@ -90,6 +109,11 @@ async fn bench(args: &Args) -> anyhow::Result<()> {
             What::Waiting(_) => vec![System::Steadfast],
         };
         row_of(args, &peers, row, &systems).await?;
+    }
+    for holding in holdings {
+        eprintln!("memory: {}", holding.name());
+        let held = Held::measure(&peers, holding, args.runs).await?;
+        println!("{}", if args.json { held.json().to_string() } else { held.text() });
     }
     Ok(())
 }
@@ -136,6 +160,17 @@ impl Args {
             && self.concurrency.is_none_or(|concurrency| concurrency == row.concurrency)
             && self.processes.is_none_or(|processes| processes == row.processes)
     }
+
+    fn wants_memory(&self, holding: Holding) -> bool {
+        self.only.as_deref().is_none_or(|name| holding.name().starts_with(name))
+            && self.concurrency.is_none()
+            && self.processes.is_none_or(|processes| processes == 1)
+    }
+}
+
+fn holdings(quick: bool) -> [Holding; 2] {
+    let part = if quick { 10 } else { 1 };
+    [Holding::Idle, Holding::Jobs { running: 2_000 / part, parked: 10_000 / part }]
 }
 
 /// All rows.

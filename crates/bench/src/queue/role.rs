@@ -42,7 +42,7 @@ pub fn job(number: u64) -> anyhow::Result<Job> {
         "id": format!("job-{number}"),
         "installationId": 0,
         "repoOwner": format!("owner-{}", number % 10),
-        "repoName": format!("repository-{}", number % 100),
+        "repoName": format!("repository-{}", number % 1000),
         "taskType": "autonomous",
         "status": "pending",
         "taskParams": { "issueTitle": "Nothing", "issueBody": "To be counted, not to be done." },
@@ -76,7 +76,8 @@ pub async fn producer(url: &str, jobs: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn input() -> Lines<BufReader<Stdin>> {
+/// What this process is told.
+pub fn input() -> Lines<BufReader<Stdin>> {
     BufReader::new(tokio::io::stdin()).lines()
 }
 
@@ -230,7 +231,7 @@ mod tests {
     fn the_job_is_one_that_the_queue_takes() {
         let job = job(123).unwrap();
         assert_eq!((job.id.as_str(), job.repo_owner.as_str()), ("job-123", "owner-3"));
-        assert_eq!(job.repo_name, "repository-23");
+        assert_eq!(job.repo_name, "repository-123");
     }
 
     #[test]

@@ -76,15 +76,6 @@ impl Server {
         let text: String = info.query_async(&mut self.connection).await?;
         Ok(Done::read(&text))
     }
-
-    /// Bytes of its memory that hold data.
-    pub async fn memory(&mut self) -> anyhow::Result<u64> {
-        let mut info = redis::cmd("INFO");
-        info.arg("memory");
-        let text: String = info.query_async(&mut self.connection).await?;
-        let used = text.lines().find_map(|line| line.strip_prefix("used_memory:"));
-        Ok(used.and_then(|used| used.trim().parse().ok()).unwrap_or_default())
-    }
 }
 
 impl Done {
