@@ -10,8 +10,8 @@ use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
 use steadfast_sim::{Fault, FaultRule, Operation, Target};
 use steadfast_store::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settlement, State,
-    Store,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
+    Settlement, State, Store, Whom,
 };
 
 use crate::support::in_process::{Hook, Village, field, paused};
@@ -46,6 +46,9 @@ impl Store for Treacherous {
         assert!(left.is_err(), "on purpose, in a claim");
         self.inner.claim(most).await
     }
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.inner.claim_called_off(most).await
+    }
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         assert!(!self.renew.swap(false, Ordering::Relaxed), "on purpose, in a renewal");
         self.inner.renew(leases).await
@@ -71,6 +74,21 @@ impl Store for Treacherous {
     }
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         self.inner.cancel(job).await
+    }
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        self.inner.called_off(leases).await
+    }
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        self.inner.retry(job, from).await
+    }
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        self.inner.pause(whom).await
+    }
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        self.inner.resume(whom).await
+    }
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        self.inner.paused().await
     }
     async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {
         self.inner.inspect(job).await

@@ -18,5 +18,6 @@ mod hours_pass_in_a_second;
 mod no_secret_leaks;
 mod redis_goes_and_comes_back;
 mod refusals_are_explained;
+mod the_queue_is_steered;
 mod the_seeds_scenarios_end_well;
 mod unreadable_entries_harm_nobody;

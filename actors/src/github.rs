@@ -70,6 +70,17 @@ pub struct WhoAmI {
     pub target: Target,
 }
 
+/// Whether to look for an effect that may stand already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// It cannot stand.
+    No,
+    /// If it stands, it has for a while.
+    AtOnce,
+    /// It may have been done just now: look once GitHub would show it (`github.shown_after`).
+    Patiently,
+}
+
 /// Makes sure that one comment with the marker stands.
 pub struct EnsureComment {
     /// Where.
@@ -80,8 +91,8 @@ pub struct EnsureComment {
     pub marker: String,
     /// The text, marker included.
     pub body: String,
-    /// It may stand already: look before the first try too.
-    pub look_first: bool,
+    /// Whether to look for it before the first try; before every other it is looked for anyway.
+    pub look: Look,
 }
 
 /// Makes a comment of ours say something else.
@@ -106,8 +117,8 @@ pub struct EnsurePull {
     pub title: String,
     /// The text, marker included.
     pub body: String,
-    /// It may stand already: look before the first try too.
-    pub look_first: bool,
+    /// Whether to look for it before the first try; before every other it is looked for anyway.
+    pub look: Look,
 }
 
 impl Message for Describe {
@@ -330,7 +341,10 @@ impl Calls {
 
     /// Whoever tried the effect before may have done so just now: an actor that died with the
     /// request on its way, a try whose answer was lost. GitHub's lists are behind its writes.
-    async fn let_it_show(&self, target: &Target) -> Result<(), CallError> {
+    async fn let_it_show(&self, look: Look, target: &Target) -> Result<(), CallError> {
+        if look != Look::Patiently {
+            return Ok(());
+        }
         tokio::select! {
             biased;
             () = target.patience.soft.cancelled() => Err(CallError::Stopped),
@@ -341,11 +355,12 @@ impl Calls {
     /// Looks where it may stand already, then creates. A stranger's comment with our marker in it
     /// is not ours: the author is compared too, where GitHub tells who we are.
     async fn ensure_comment(&self, ensure: &EnsureComment) -> Result<Comment, CallError> {
-        let EnsureComment { target, issue, marker, body, look_first } = ensure;
+        let EnsureComment { target, issue, marker, body, look } = ensure;
         let attempt = async |attempt: Try| {
             let token = self.token(target, attempt.refresh).await?;
-            if *look_first || attempt.verify {
-                self.let_it_show(target).await?;
+            let look = if attempt.verify { Look::Patiently } else { *look };
+            if look != Look::No {
+                self.let_it_show(look, target).await?;
                 let author = self.identity(target).await?.login;
                 let find = Ask::of(Operation::FindComment, attempt);
                 let found = self
@@ -385,7 +400,7 @@ impl Calls {
     }
 
     async fn ensure_pull(&self, ensure: &EnsurePull) -> Result<Pull, CallError> {
-        let EnsurePull { target, branch, base, title, body, look_first } = ensure;
+        let EnsurePull { target, branch, base, title, body, look } = ensure;
         let new = NewPull {
             title: title.clone(),
             body: body.clone(),
@@ -395,8 +410,9 @@ impl Calls {
         };
         let attempt = async |attempt: Try| {
             let token = self.token(target, attempt.refresh).await?;
-            if *look_first || attempt.verify {
-                self.let_it_show(target).await?;
+            let look = if attempt.verify { Look::Patiently } else { *look };
+            if look != Look::No {
+                self.let_it_show(look, target).await?;
                 let find = Ask::of(Operation::FindPull, attempt);
                 let found = self
                     .request(target, &token, find, async |token| {

@@ -28,6 +28,9 @@ const SURE: f64 = 0.9;
 /// one at each.
 const LOOKS: u32 = 10;
 
+/// Between two looks for jobs that somebody called off.
+const LOOK_FOR_CALLS_OFF: Duration = Duration::from_secs(1);
+
 /// Asks how many more jobs may run; answered when it is at least one, or with 0 when draining.
 pub(crate) struct Room;
 
@@ -87,6 +90,8 @@ pub struct JobSupervisor {
     renewing: bool,
     renewed: Instant,
     doubtful: bool,
+    /// The store is being asked for jobs that somebody called off.
+    asking: bool,
     /// Jobs of a dead actor that are on their way back into the queue.
     returning: usize,
     _lifeline: Lifeline,
@@ -112,6 +117,7 @@ impl JobSupervisor {
             renewing: false,
             renewed: Instant::now(),
             doubtful: false,
+            asking: false,
             returning: 0,
             _lifeline: lifeline,
         }
@@ -210,6 +216,34 @@ impl JobSupervisor {
         ctx.spawn(heard);
     }
 
+    /// Stops the runs of jobs that somebody called off. One that does not hear of it here does at
+    /// the next renewal.
+    fn look_for_calls_off(&mut self, ctx: &mut Context<Self>) {
+        let leases = self.held.leases();
+        if leases.is_empty() || std::mem::replace(&mut self.asking, true) {
+            return;
+        }
+        let persist = self.deps.persist.clone();
+        let ask = async move {
+            let called_off = persist.store().called_off(&leases).await;
+            persist.heard(&called_off);
+            called_off
+        };
+        let heard = actix::fut::ActorFutureExt::map(
+            actix::fut::wrap_future::<_, Self>(ask),
+            |called_off, supervisor, _| {
+                supervisor.asking = false;
+                match called_off {
+                    Ok(leases) => {
+                        leases.iter().for_each(|lease| supervisor.halt(lease, Halt::Now(Reason::Cancelled)))
+                    }
+                    Err(error) => tracing::debug!(%error, "nobody says which jobs are called off"),
+                }
+            },
+        );
+        ctx.spawn(heard);
+    }
+
     fn heard_renewal(&mut self, asked: Instant, leases: &[Lease], answers: Result<Vec<Renewal>, StoreError>) {
         self.renewing = false;
         let answers = match answers {
@@ -243,6 +277,7 @@ impl Actor for JobSupervisor {
         // Not first after an interval: nothing is claimed before.
         self.look_at_leases(ctx);
         ctx.run_interval(self.deps.settings.lease / LOOKS, JobSupervisor::look_at_leases);
+        ctx.run_interval(LOOK_FOR_CALLS_OFF, JobSupervisor::look_for_calls_off);
     }
 }
 

@@ -1,5 +1,5 @@
 //! QueuePoller: claims jobs, only as many as there is room for, and none whose first model call
-//! could not be sent before it would be parked.
+//! could not be sent before it would be parked. What was called off is claimed in any case.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,10 @@ use crate::supervisor::Lifeline;
 
 /// Longest wait for work before looking again; new work ends it sooner.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks for jobs that only wait to be called off.
+const LOOK_FOR_CALLS_OFF: Duration = Duration::from_secs(1);
+/// Most of them at once: each sends a request or two to GitHub.
+const CALLS_OFF: usize = 16;
 /// Between two removals of jobs that ended long ago.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
 
@@ -72,6 +76,21 @@ impl Polling {
             if purged.elapsed() > PURGE_EVERY {
                 purged = Instant::now();
                 self.purge().await;
+            }
+        }
+    }
+
+    /// Sees to it that jobs are called off though there is neither room nor budget for work: that
+    /// takes no model, and not long.
+    async fn call_off(&self) {
+        while !self.stop.is_cancelled() {
+            self.pause(LOOK_FOR_CALLS_OFF).await;
+            let asked = Instant::now();
+            match self.persist.store().claim_called_off(CALLS_OFF).await {
+                Ok(claims) if claims.is_empty() => {}
+                Ok(claims) => self.hand_over(claims, asked).await,
+                // Told by the claims for work.
+                Err(error) => tracing::debug!(%error, "nobody says which jobs are called off"),
             }
         }
     }
@@ -178,7 +197,7 @@ impl Actor for QueuePoller {
         let done = self.done_sender.take();
         // As the actor's own future: a panic in it is this actor's death.
         ctx.spawn(actix::fut::wrap_future(async move {
-            polling.poll().await;
+            futures_util::future::join(polling.poll(), polling.call_off()).await;
             if let Some(done) = done {
                 done.send_replace(true);
             }

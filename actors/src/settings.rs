@@ -14,6 +14,9 @@ use steadfast_core::retry_budget::RetryBudgetSettings;
 pub struct JobSettings {
     /// Jobs that run at once in this process.
     pub concurrency: u32,
+    /// Most jobs of one repository that run at once, in the whole fleet; 0 is no such limit. The store
+    /// heeds it when it is asked for jobs.
+    pub per_repo_concurrency: u32,
     /// A job whose next call must wait longer than this is parked and frees its slot.
     #[serde(with = "humantime_serde")]
     pub park_after: Duration,

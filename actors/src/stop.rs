@@ -26,6 +26,8 @@ pub(crate) struct Stop {
     soft: CancellationToken,
     hard: CancellationToken,
     reason: Arc<OnceLock<Reason>>,
+    /// What is left to do after a stop has a stop of its own, which hears what this one hears.
+    rest: Arc<OnceLock<Stop>>,
     leased: Leased,
 }
 
@@ -64,23 +66,30 @@ impl Stop {
         let hard = CancellationToken::new();
         // What stops at once stops softly too.
         let soft = hard.child_token();
-        Stop { soft, hard, reason: Arc::new(OnceLock::new()), leased }
+        Stop { soft, hard, reason: Arc::default(), rest: Arc::default(), leased }
     }
 
-    /// One that nobody has told to stop, for what is left to do after a stop.
+    /// One that nobody has told to stop yet, for what is left to do after a stop: it hears of a
+    /// drain and of a lost lease as this one does.
     pub(crate) fn renewed(&self) -> Self {
-        Stop::new(self.leased.clone())
+        self.rest.get_or_init(|| Stop::new(self.leased.clone())).clone()
     }
 
     /// Drain: begin nothing new.
     pub(crate) fn softly(&self) {
         self.soft.cancel();
+        if let Some(rest) = self.rest.get() {
+            rest.softly();
+        }
     }
 
     /// Stop at once. The first reason stands.
     pub(crate) fn now(&self, reason: Reason) {
         let _first_stands = self.reason.set(reason);
         self.hard.cancel();
+        if let Some(rest) = self.rest.get().filter(|_| reason != Reason::Cancelled) {
+            rest.now(reason);
+        }
     }
 
     /// Why to stop, if to stop.

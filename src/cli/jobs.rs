@@ -1,4 +1,4 @@
-//! `steadfast jobs`: list, show, export, cancel.
+//! `steadfast jobs`: list, show, export, cancel, retry, pause, resume.
 
 mod read;
 mod story;
@@ -10,7 +10,7 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use steadfast_agent::settings::AgentSettings;
 use steadfast_core::job::JobId;
-use steadfast_store::{Cancellation, Inspection, Replay, State, Store, StoreError};
+use steadfast_store::{Cancellation, Inspection, Replay, Retried, RetryFrom, State, Store, StoreError, Whom};
 
 use super::print;
 use crate::exit::Exit;
@@ -44,7 +44,24 @@ pub(super) enum JobsCommand {
         /// The job.
         id: String,
     },
-    /// Call jobs off. One that runs ends at its next step; what it published stays.
+    /// Put ended jobs back into the queue. Each goes on from where its journal stands, with its limits
+    /// counted anew: nothing that was paid for is paid again.
+    Retry {
+        /// The jobs.
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// Forget the journal and begin anew. What stands on GitHub is found again, not made twice.
+        #[arg(long)]
+        from_start: bool,
+        /// Print one JSON object a job.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Claim no more jobs, of all owners or of one, until resumed. Those that run go on.
+    Pause(WhomArgs),
+    /// End a pause. That of all and that of one owner are ended apart.
+    Resume(WhomArgs),
+    /// Call jobs off. One that runs ends within two seconds; what it published stays.
     Cancel {
         /// The jobs.
         #[arg(required = true)]
@@ -53,6 +70,23 @@ pub(super) enum JobsCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Whose jobs.
+#[derive(Debug, clap::Args)]
+pub(super) struct WhomArgs {
+    /// Only those of this owner of repositories.
+    #[arg(long, value_name = "OWNER")]
+    owner: Option<String>,
+    /// Print what is paused then, as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl WhomArgs {
+    fn whom(&self) -> Whom {
+        self.owner.as_deref().map_or(Whom::All, Whom::owner)
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -85,6 +119,15 @@ pub(super) async fn run(
         }
         JobsCommand::Show { id, json } => show(&*store, &JobId::new(id)?, *json, agent).await,
         JobsCommand::Export { id } => export(&*store, &JobId::new(id)?).await,
+        JobsCommand::Retry { ids, from_start, json } => retry(&*store, ids, *from_start, *json).await,
+        JobsCommand::Pause(args) => {
+            store.pause(&args.whom()).await?;
+            tell_pauses(&*store, args.json).await
+        }
+        JobsCommand::Resume(args) => {
+            store.resume(&args.whom()).await?;
+            tell_pauses(&*store, args.json).await
+        }
         JobsCommand::Cancel { ids, json } => cancel(&*store, ids, *json).await,
     }
 }
@@ -119,7 +162,10 @@ async fn list(store: &dyn Store, state: Option<State>, most: usize, json: bool) 
         ]);
     }
     let [queued, running, parked, ended] = store.count().await?;
-    let counts = format!("{queued} queued, {running} running, {parked} parked, {ended} ended");
+    let mut counts = format!("{queued} queued, {running} running, {parked} parked, {ended} ended");
+    if let Some(pauses) = pauses(&store.paused().await?) {
+        counts.push_str(&format!("; {pauses}"));
+    }
     Ok(print::all(&if jobs.is_empty() {
         format!("no jobs ({counts})\n")
     } else {
@@ -224,7 +270,7 @@ async fn cancel(store: &dyn Store, ids: &[String], json: bool) -> anyhow::Result
         let cancellation = store.cancel(&id).await?;
         let (word, sentence) = match cancellation {
             Cancellation::Ended => ("cancelled", "cancelled"),
-            Cancellation::Asked => ("asked", "running: its runner was asked to stop"),
+            Cancellation::Asked => ("asked", "asked to stop: its runner ends it and tells the issue"),
             Cancellation::AlreadyEnded => ("ended", "had ended before"),
             Cancellation::Unknown => ("unknown", "no such job"),
         };
@@ -239,6 +285,63 @@ async fn cancel(store: &dyn Store, ids: &[String], json: bool) -> anyhow::Result
         print::all(&format!("{line}\n"));
     }
     Ok(exit)
+}
+
+async fn retry(store: &dyn Store, ids: &[String], from_start: bool, json: bool) -> anyhow::Result<Exit> {
+    let from = if from_start { RetryFrom::Start } else { RetryFrom::Journal };
+    let mut exit = Exit::Done;
+    for id in ids {
+        let id = JobId::new(id)?;
+        let completed = match store.inspect(&id).await? {
+            Some(job) => !from_start && field(&job, "status").as_deref() == Some("completed"),
+            None => false,
+        };
+        let (word, sentence) = if completed {
+            ("completed", "was completed: nothing is left to do; --from-start does it all again".to_owned())
+        } else {
+            match store.retry(&id, from).await? {
+                Retried::Queued => ("queued", "queued".to_owned()),
+                Retried::Alive => ("alive", "has not ended".to_owned()),
+                Retried::Joined { to } => ("joined", format!("not queued: job {to} is at the same issue")),
+                Retried::Unknown => ("unknown", "no such job".to_owned()),
+            }
+        };
+        if word != "queued" {
+            exit = Exit::Failed;
+        }
+        let line =
+            if json { json!({ "id": id, "retry": word }).to_string() } else { format!("{id} {sentence}") };
+        print::all(&format!("{line}\n"));
+    }
+    Ok(exit)
+}
+
+/// Whose jobs are paused, in words or as JSON.
+async fn tell_pauses(store: &dyn Store, json: bool) -> anyhow::Result<Exit> {
+    let paused = store.paused().await?;
+    let owners: Vec<&str> = paused.iter().filter_map(owner_of).collect();
+    let all = paused.contains(&Whom::All);
+    let line = match json {
+        true => json!({ "all": all, "owners": owners }).to_string(),
+        false => pauses(&paused).unwrap_or_else(|| "nothing is paused".to_owned()),
+    };
+    Ok(print::all(&format!("{line}\n")))
+}
+
+fn owner_of(whom: &Whom) -> Option<&str> {
+    match whom {
+        Whom::All => None,
+        Whom::Owner(owner) => Some(owner),
+    }
+}
+
+/// Whose jobs are paused, if anybody's.
+fn pauses(paused: &[Whom]) -> Option<String> {
+    let names: Vec<String> = paused
+        .iter()
+        .map(|whom| owner_of(whom).map_or("all jobs".to_owned(), |owner| print::line(owner, 100)))
+        .collect();
+    (!names.is_empty()).then(|| format!("paused: {}", names.join(", ")))
 }
 
 /// The state, and of an ended job how.

@@ -22,6 +22,7 @@ Examples:
   steadfast                       run the worker until SIGTERM or Ctrl-C
   steadfast jobs list             what is queued, running, parked, ended
   steadfast jobs show 6f1c...     one job, step by step
+  steadfast jobs pause --owner o  begin no more jobs of one owner
   steadfast limits                what the fleet knows of its rate limits
   steadfast config check          all that is wrong with the configuration, at once
 
@@ -52,7 +53,7 @@ enum Command {
     Run,
     /// Put a job into the queue.
     Submit(Box<submit::SubmitArgs>),
-    /// Look at jobs, or call them off.
+    /// Look at jobs, call them off, retry them, pause and resume the queue.
     #[command(subcommand)]
     Jobs(jobs::JobsCommand),
     /// What the fleet knows of its rate limits: used, waiting, gates, breakers.

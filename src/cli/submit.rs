@@ -3,9 +3,11 @@
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use steadfast_core::job::{Job, JobId, TaskParams};
 use steadfast_core::time::Clock;
@@ -26,8 +28,9 @@ Examples:
       --title 'Total is off by one' --body-file -
   steadfast submit - < jobs.jsonl
 
-Prints each job's id and `queued`, or `duplicate` where the queue knows the id already. If any of
-several jobs cannot be read, none is submitted.";
+Prints each job's id and `queued`, or `duplicate` where the queue knows the id already, or `joined`
+with --unique where another job for the issue is alive. If any of several jobs cannot be read, none
+is submitted.";
 
 /// One job by flags, or any number as JSON.
 #[derive(Debug, Args)]
@@ -35,7 +38,7 @@ several jobs cannot be read, none is submitted.";
 pub(super) struct SubmitArgs {
     /// A file of jobs as JSON, one or many, in the queue's own form; - is standard input, which is
     /// also read when nothing is given and it is not a terminal.
-    #[arg(value_name = "FILE", conflicts_with_all = ["id", "repo", "issue", "title", "body", "body_file", "task_type", "installation", "ref_name", "commit"])]
+    #[arg(value_name = "FILE", conflicts_with_all = ["id", "repo", "issue", "title", "body", "body_file", "task_type", "installation", "ref_name", "commit", "priority", "delay", "unique"])]
     file: Option<PathBuf>,
     /// The repository, as owner/name.
     #[arg(long, value_name = "OWNER/NAME", requires = "title")]
@@ -67,6 +70,15 @@ pub(super) struct SubmitArgs {
     /// The commit to start from [default: the base branch's head].
     #[arg(long, value_name = "SHA", requires = "repo")]
     commit: Option<String>,
+    /// How urgent: from -9 (can wait) to 9 (before all others) [default: 0].
+    #[arg(long, value_name = "N", requires = "repo", allow_hyphen_values = true, value_parser = clap::value_parser!(i8).range(-9..=9))]
+    priority: Option<i8>,
+    /// Begin no sooner than this from now: 90s, 2h, 1d.
+    #[arg(long, value_name = "TIME", requires = "repo", value_parser = humantime::parse_duration)]
+    delay: Option<Duration>,
+    /// Join it to a job for the same issue, if one is alive, instead of doing the work twice.
+    #[arg(long, requires = "issue")]
+    unique: bool,
     /// Print one JSON object a job.
     #[arg(long)]
     json: bool,
@@ -122,8 +134,25 @@ impl SubmitArgs {
             },
             status: "pending".to_owned(),
             created_at: SystemClock.now().to_string(),
-            extra: serde_json::Map::new(),
+            extra: self.wishes(),
         })
+    }
+}
+
+impl SubmitArgs {
+    /// What is asked of the queue, in the words of its entries.
+    fn wishes(&self) -> serde_json::Map<String, Value> {
+        let mut wishes = serde_json::Map::new();
+        if let Some(priority) = self.priority {
+            wishes.insert("priority".into(), priority.into());
+        }
+        if let Some(delay) = self.delay {
+            wishes.insert("notBefore".into(), (SystemClock.now() + delay).to_string().into());
+        }
+        if self.unique {
+            wishes.insert("unique".into(), true.into());
+        }
+        wishes
     }
 }
 
@@ -132,14 +161,19 @@ pub(super) async fn run(args: &SubmitArgs, jobs: &[Job], store: Arc<dyn Store>) 
     for job in jobs {
         let admission =
             store.submit(job).await.with_context(|| format!("job {} was not submitted", job.id))?;
-        let word = match admission {
-            Admission::Queued => "queued",
-            Admission::Duplicate => "duplicate",
+        let (word, to) = match &admission {
+            Admission::Queued => ("queued", None),
+            Admission::Joined { to } => ("joined", Some(to)),
+            Admission::Duplicate => ("duplicate", None),
         };
         let line = if args.json {
-            serde_json::json!({ "id": job.id, "admission": word }).to_string()
+            let mut line = serde_json::json!({ "id": job.id, "admission": word });
+            if let Some(to) = to {
+                line["joinedTo"] = serde_json::json!(to);
+            }
+            line.to_string()
         } else {
-            format!("{} {word}", job.id)
+            format!("{} {word}{}", job.id, to.map(|to| format!(" to {to}")).unwrap_or_default())
         };
         print::all(&format!("{line}\n"));
     }

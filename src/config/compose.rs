@@ -66,7 +66,7 @@ impl Config {
         let mut values = values.clone();
         let mut queue = table(&mut values, "queue")?;
         let store_retry = untried(&mut queue)?;
-        let queue: steadfast_store::Settings = read(queue)?;
+        let mut queue: steadfast_store::Settings = read(queue)?;
 
         let mut llm = table(&mut values, "llm")?;
         without_secrets(&mut llm, &["api_key", "api_key_file"]);
@@ -110,6 +110,9 @@ impl Config {
         if let (Some(Value::Table(retry)), Some(attempts)) = (job.get_mut("retry"), attempts) {
             insert_once(retry, "max_attempts", attempts)?;
         }
+        let job: steadfast_actors::settings::JobSettings = read(job)?;
+        // A limit on what runs, which only the queue can count for the whole fleet.
+        queue.per_repo_concurrency = job.per_repo_concurrency;
         let mut alerts = table(&mut values, "alerts")?;
         without_secrets(&mut alerts, &["webhook", "webhook_file"]);
         let budget = |endpoint: &EndpointSettings| EndpointBudget {
@@ -118,7 +121,7 @@ impl Config {
         };
         let actors = steadfast_actors::Settings {
             alerts: read(alerts)?,
-            job: read(job)?,
+            job,
             supervisor: take(&mut values, "supervisor")?,
             actors: take(&mut values, "actors")?,
             metrics: take(&mut values, "metrics")?,

@@ -63,6 +63,7 @@ const RANGES: &[(&str, Range)] = &[
     ("github.max_pages", Range::Count(1, 1_000)),
     ("http.connect_timeout", Range::Time(10, 10 * MINUTE)),
     ("job.concurrency", Range::Count(1, 10_000)),
+    ("job.per_repo_concurrency", Range::Count(0, 10_000)),
     ("job.park_after", Range::Time(0, DAY)),
     ("job.deadline", Range::Time(MINUTE, YEAR)),
     ("job.max_attempts", Range::Count(1, 1_000)),

@@ -288,10 +288,10 @@ fn numbers_that_belong_to_texts_and_texts_that_can_be_numbers() {
 
 #[test]
 fn what_is_written_once_reaches_both_who_need_it() {
-    let text =
-        "[job]\nmax_attempts = 9\n[llm]\ncontext_window = 9000\nmax_answer_tokens = 77\nspacing = \"1s\"\n";
+    let text = "[job]\nmax_attempts = 9\nper_repo_concurrency = 2\n[llm]\ncontext_window = 9000\nmax_answer_tokens = 77\nspacing = \"1s\"\n";
     let config = load_text(text).unwrap().config;
     assert_eq!(config.actors.job.retry.max_attempts, 9);
+    assert_eq!(config.queue.per_repo_concurrency, 2);
     assert_eq!((config.agent.context_window, config.agent.max_answer_tokens), (9000, 77));
     assert_eq!(config.actors.llm_spacing, std::time::Duration::from_secs(1));
     assert_eq!(config.actors.lease, config.queue.lease);

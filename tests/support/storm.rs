@@ -13,8 +13,8 @@ use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
 use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use steadfast_store::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settlement, State,
-    Store, StoreError,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
+    Settlement, State, Store, StoreError, Whom,
 };
 use tokio::time::Instant;
 
@@ -256,6 +256,26 @@ pub struct StormyStore {
     pub line: Arc<Line>,
 }
 
+impl StormyStore {
+    /// A claim, noting whose answer was not heard: their leases end as if their runner had crashed.
+    async fn claiming(&self, claim: impl Future<Output = Result<Vec<Claim>>> + Send) -> Result<Vec<Claim>> {
+        let note = |claims: &[Claim], change: i64| {
+            let mut ledger = locked(&self.line.ledger);
+            for claim in claims {
+                *ledger.unheard.entry(claim.lease.job.clone()).or_default() += change;
+            }
+        };
+        let claiming = async {
+            let claims = claim.await?;
+            note(&claims, 1);
+            Ok(claims)
+        };
+        let claims = self.line.store(Some(Deathbed::Claim), claiming).await?;
+        note(&claims, -1);
+        Ok(claims)
+    }
+}
+
 #[async_trait]
 impl Store for StormyStore {
     fn ledger(&self) -> Arc<dyn steadfast_store::Ledger> {
@@ -268,23 +288,16 @@ impl Store for StormyStore {
         self.line.store(None, self.inner.wait(longest)).await
     }
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let note = |claims: &[Claim], change: i64| {
-            let mut ledger = locked(&self.line.ledger);
-            for claim in claims {
-                *ledger.unheard.entry(claim.lease.job.clone()).or_default() += change;
-            }
-        };
-        let claiming = async {
-            let claims = self.inner.claim(most).await?;
-            note(&claims, 1);
-            Ok(claims)
-        };
-        let claims = self.line.store(Some(Deathbed::Claim), claiming).await?;
-        note(&claims, -1);
-        Ok(claims)
+        self.claiming(self.inner.claim(most)).await
+    }
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.claiming(self.inner.claim_called_off(most)).await
     }
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         self.line.store(None, self.inner.renew(leases)).await
+    }
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        self.line.store(None, self.inner.called_off(leases)).await
     }
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         self.line.store(Some(Deathbed::Append), self.inner.append(lease, at, steps, patch)).await
@@ -306,6 +319,18 @@ impl Store for StormyStore {
     }
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         self.line.store(None, self.inner.cancel(job)).await
+    }
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        self.line.store(None, self.inner.retry(job, from)).await
+    }
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        self.line.store(None, self.inner.pause(whom)).await
+    }
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        self.line.store(None, self.inner.resume(whom)).await
+    }
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        self.line.store(None, self.inner.paused()).await
     }
     async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {
         self.line.store(None, self.inner.inspect(job)).await

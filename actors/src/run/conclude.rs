@@ -1,7 +1,7 @@
 //! The end of a job and the words for it: progress comment, parking, settlement.
 
 use serde_json::json;
-use steadfast_agent::texts::{ProgressState, progress_text};
+use steadfast_agent::texts::{ProgressState, Tally, progress_text, what_next};
 use steadfast_core::effect::{EffectKey, EffectOutcome, marker};
 use steadfast_core::end::{End, EndStatus};
 use steadfast_core::failure::{GateReason, Provider};
@@ -11,14 +11,14 @@ use steadfast_store::Settlement;
 
 use super::{Outcome, Run};
 use crate::calls::CallError;
-use crate::github::{EditComment, EnsureComment};
+use crate::github::{EditComment, EnsureComment, Look};
 
 impl Run {
     /// Tells the issue of the end, then settles. Where GitHub lets nobody in for a while, the job
     /// parks with its end in the journal and tells later; where it fails, another run tells, as
     /// long as there are attempts left.
     pub(super) async fn conclude(&mut self, end: &End) -> Result<Outcome, Outcome> {
-        while let Err(error) = self.tell(ProgressState::Ended(end)).await {
+        while let Err(error) = self.tell(ProgressState::Ended(end, self.tally())).await {
             match error {
                 // Such a door opens when a person acts: the status hash tells until then.
                 CallError::Park { reason: GateReason::Credentials | GateReason::Quota, why, .. } => {
@@ -56,7 +56,7 @@ impl Run {
         }
         // Not journaled: the marker finds it, and nothing comes after it.
         let marker = marker(&self.job.id, &EffectKey::Progress);
-        let ensure = EnsureComment { target: self.target(), issue, marker, body, look_first: true };
+        let ensure = EnsureComment { target: self.target(), issue, marker, body, look: Look::Patiently };
         self.deps.github.send(ensure).await?.map(|_| ())
     }
 
@@ -70,10 +70,10 @@ impl Run {
             return Ok(true);
         }
         let key = EffectKey::Progress;
-        let look_first = self.announce(&key).await?;
+        let look = self.announce(&key).await?;
         let body = progress_text(&self.job, ProgressState::Started);
         let marker = marker(&self.job.id, &key);
-        let ensure = EnsureComment { target: self.target(), issue, marker, body, look_first };
+        let ensure = EnsureComment { target: self.target(), issue, marker, body, look };
         match self.deps.github.send(ensure).await.unwrap_or_else(|error| Err(error.into())) {
             Ok(comment) => {
                 let outcome = EffectOutcome::Comment { id: comment.id, url: comment.url };
@@ -114,6 +114,19 @@ impl Run {
         Outcome::Parked { until, why }
     }
 
+    /// What the job has taken so far.
+    pub(super) fn tally(&self) -> Tally {
+        let (spend, counts) = (self.agent.spend(), self.claim.counts);
+        Tally {
+            steps: self.position,
+            turns: spend.turns,
+            tokens: spend.usage.total(),
+            cost: spend.cost,
+            waits: counts.waits,
+            crashes: counts.crashes,
+        }
+    }
+
     /// The end as the status hash has it.
     pub(super) fn settlement(&self, end: &End) -> Outcome {
         let spend = self.agent.spend();
@@ -132,7 +145,11 @@ impl Run {
             "waits": counts.waits,
             "runs": counts.runs,
             "crashes": counts.crashes,
+            "attempts": counts.attempts,
             "steps": self.position,
+            "cost": spend.cost,
+            "retries": self.claim.retries,
+            "next": what_next(end.reason),
         });
         if end.status == EndStatus::Failed {
             result["error"] = json!(end.summary);
@@ -143,6 +160,10 @@ impl Run {
             ("turns".to_owned(), spend.turns.to_string()),
             ("promptTokens".to_owned(), prompt.to_string()),
             ("completionTokens".to_owned(), completion.to_string()),
+            ("cost".to_owned(), format!("{:.6}", spend.cost)),
+            ("endStep".to_owned(), self.position.to_string()),
+            ("endSummary".to_owned(), end.summary.clone()),
+            ("next".to_owned(), what_next(end.reason).unwrap_or("nothing: it is done").to_owned()),
         ];
         Outcome::Ended(Settlement { status: end.status, result, fields })
     }

@@ -8,7 +8,7 @@ use steadfast_core::journal::Event;
 
 use super::{Outcome, Run};
 use crate::calls::CallError;
-use crate::github::{EnsureComment, EnsurePull, WhoAmI};
+use crate::github::{EnsureComment, EnsurePull, Look, WhoAmI};
 
 /// Whether a comment's error speaks of this one issue only (it is not there, is locked, issues are
 /// disabled), so that the model is told, or the comment left out. Whether the repository is there
@@ -20,14 +20,21 @@ pub(super) fn is_about_the_call(error: &CallError) -> bool {
 }
 
 impl Run {
-    /// Announces an effect in the journal. Returns whether it was announced before: then it may
-    /// stand already, and must be looked for.
-    pub(super) async fn announce(&mut self, key: &EffectKey) -> Result<bool, Outcome> {
-        if self.agent.effect(key).is_some() {
-            return Ok(true);
+    /// Announces an effect in the journal. Returns how to look whether it stands already: where it
+    /// was announced before, or may have been in a journal that was dropped for a retry, it may have
+    /// been done just now. And a store that lost its newest writes in a crash has forgotten the
+    /// announcement, and the very run: a comment is looked for even so. (Of a pull request GitHub
+    /// itself refuses the second.)
+    pub(super) async fn announce(&mut self, key: &EffectKey) -> Result<Look, Outcome> {
+        let known = self.agent.effect(key).is_some();
+        if !known {
+            self.journal(Event::EffectAnnounced { key: key.clone() }, None).await?;
         }
-        self.journal(Event::EffectAnnounced { key: key.clone() }, None).await?;
-        Ok(false)
+        Ok(match key {
+            _ if known || self.claim.retries > 0 => Look::Patiently,
+            EffectKey::Progress | EffectKey::Comment(_) => Look::AtOnce,
+            EffectKey::Branch | EffectKey::PullRequest => Look::No,
+        })
     }
 
     /// A comment that the model asked for.
@@ -42,9 +49,9 @@ impl Run {
             let output = comment_output(outcome);
             return self.journal(Event::ToolFinished { call_id, output, is_error: false }, None).await;
         }
-        let look_first = self.announce(&key).await?;
+        let look = self.announce(&key).await?;
         let marker = marker(&self.job.id, &key);
-        let ensure = EnsureComment { target: self.target(), issue, marker, body, look_first };
+        let ensure = EnsureComment { target: self.target(), issue, marker, body, look };
         match self.deps.github.send(ensure).await.unwrap_or_else(|error| Err(error.into())) {
             Ok(comment) => {
                 tracing::info!(url = comment.url, "commented on the issue");
@@ -114,8 +121,8 @@ impl Run {
         body: String,
     ) -> Result<(), Outcome> {
         let key = EffectKey::PullRequest;
-        let look_first = self.announce(&key).await?;
-        let ensure = EnsurePull { target: self.target(), branch, base, title, body, look_first };
+        let look = self.announce(&key).await?;
+        let ensure = EnsurePull { target: self.target(), branch, base, title, body, look };
         match self.deps.github.send(ensure).await.unwrap_or_else(|error| Err(error.into())) {
             Ok(pull) => {
                 tracing::info!(url = pull.url, "pull request opened");

@@ -127,6 +127,9 @@ impl Run {
             return Ok(self.settlement(&self.poison()));
         }
         self.restore().await?;
+        if self.claim.cancel_requested {
+            self.called_off().await?;
+        }
         if counts.crashes == self.deps.settings.job.max_crashes {
             self.end(self.poison()).await?;
         }
@@ -167,6 +170,7 @@ impl Run {
         let stop = self.stop.patience().hard;
         let replay = persist.through("replay", &stop, || persist.store().replay(&self.job.id)).await;
         let replay = replay.map_err(|error| self.store_failed(error))?;
+        let mut reopened = 0;
         for bytes in &replay.steps {
             let step = match Step::decode(bytes) {
                 Ok(step) => step,
@@ -179,12 +183,17 @@ impl Run {
             if let Err(error) = self.agent.apply(&step.event) {
                 return self.unreadable(&error.to_string()).await;
             }
+            reopened += u32::from(step.event == Event::Reopened);
             if let Event::ModelAnswered { endpoint, .. } = step.event {
                 self.endpoint = endpoint;
             }
         }
         self.position = u32::try_from(replay.steps.len()).unwrap_or(u32::MAX);
         self.patch = replay.patch;
+        while reopened < self.claim.retries {
+            reopened += 1;
+            self.journal(Event::Reopened, None).await?;
+        }
         let interrupted = self.agent.interrupted_call().map(|call| call.id.clone());
         if let Some(call_id) = interrupted {
             let finished = Event::ToolFinished { call_id, output: interrupted_output(), is_error: true };
@@ -204,8 +213,9 @@ impl Run {
     }
 
     fn past_deadline(&self) -> bool {
-        let age = self.deps.clock.now().since(self.claim.admitted_at);
-        age > self.deps.settings.job.deadline
+        // A job that was put off by its producer begins then.
+        let begin = self.job.not_before().unwrap_or_default().max(self.claim.admitted_at);
+        self.deps.clock.now().since(begin) > self.deps.settings.job.deadline
     }
 
     fn poison(&self) -> End {
@@ -224,12 +234,16 @@ impl Run {
             Some(Reason::Drain) => Err(Outcome::Released),
             Some(Reason::LeaseLost) => Err(Outcome::LeaseLost),
             Some(Reason::Cancelled) => {
-                // From here on nothing stops it: only telling of the end is left.
+                // What is left is to tell of the end: a second wish to call it off changes nothing.
                 self.stop = self.stop.renewed();
-                let failed = self.agent.failed(EndReason::Cancelled, "called off");
-                self.end(End { status: EndStatus::Cancelled, ..failed }).await
+                self.called_off().await
             }
         }
+    }
+
+    async fn called_off(&mut self) -> Result<(), Outcome> {
+        let failed = self.agent.failed(EndReason::Cancelled, "called off");
+        self.end(End { status: EndStatus::Cancelled, ..failed }).await
     }
 
     /// Journals an event, with the newest patch if the workspace changed, and tells the agent.
@@ -247,7 +261,7 @@ impl Run {
             Ok(()) => {}
             Err(error @ StoreError::TooLarge { .. }) => {
                 let end = self.agent.failed(EndReason::Journal, &error.to_string());
-                if let Err(error) = self.tell(ProgressState::Ended(&end)).await {
+                if let Err(error) = self.tell(ProgressState::Ended(&end, self.tally())).await {
                     tracing::warn!(%error, "the issue could not be told of the end");
                 }
                 return Err(self.settlement(&end));
@@ -404,7 +418,7 @@ impl Run {
 
     /// The job's place among those that wait for permits.
     fn order(&self) -> Order {
-        Order { priority: 0, admitted: self.claim.admitted_at }
+        Order { priority: i32::from(self.job.priority()), admitted: self.claim.admitted_at }
     }
 
     /// The repository, as its actor's messages name it.

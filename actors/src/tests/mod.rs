@@ -65,6 +65,7 @@ pub(crate) fn settings() -> Settings {
     Settings {
         job: JobSettings {
             concurrency: 4,
+            per_repo_concurrency: 0,
             park_after: secs(60),
             deadline: secs(24 * 3600),
             max_attempts: 5,

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 use steadfast_core::effect::{EffectKey, marker};
-use steadfast_core::end::{End, EndStatus};
+use steadfast_core::end::{End, EndReason, EndStatus};
 use steadfast_core::failure::GateReason;
 use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
@@ -43,7 +43,78 @@ pub enum ProgressState<'a> {
         reason: GateReason,
     },
     /// It has its end.
-    Ended(&'a End),
+    Ended(&'a End, Tally),
+}
+
+/// What a job has taken, for its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Steps in its journal.
+    pub steps: u32,
+    /// Model turns.
+    pub turns: u32,
+    /// Tokens of prompts and answers.
+    pub tokens: u64,
+    /// In the currency of `agent.prices`; 0 where nothing has a price.
+    pub cost: f64,
+    /// Times that it was put away for a limit.
+    pub waits: u32,
+    /// Crashes of its runner.
+    pub crashes: u32,
+}
+
+impl Tally {
+    fn sentence(self) -> String {
+        let count = |number: u64, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
+        let mut parts = vec![count(self.turns.into(), "model turn"), count(self.tokens, "token")];
+        if self.cost > 0.0 {
+            parts.push(format!("a cost of {:.2}", self.cost));
+        }
+        if self.waits > 0 {
+            parts.push(count(self.waits.into(), "wait"));
+        }
+        match self.crashes {
+            0 => {}
+            1 => parts.push("1 crash of its runner".to_owned()),
+            crashes => parts.push(format!("{crashes} crashes of its runners")),
+        }
+        format!("Ended at step {}, after {}.", self.steps, parts.join(", "))
+    }
+}
+
+/// What can be done about an end; nothing more is done by itself.
+pub fn what_next(reason: EndReason) -> Option<&'static str> {
+    match reason {
+        EndReason::PullRequest | EndReason::NoChanges | EndReason::Joined => None,
+        EndReason::Cancelled => Some("A retry goes on from where it stands."),
+        EndReason::Credentials => Some("Give the worker a credential that is valid, then retry."),
+        EndReason::Permission => Some("Grant the App or token what it lacks, then retry."),
+        EndReason::NotFound => {
+            Some("See that the repository, issue and model are there for the worker, then retry.")
+        }
+        EndReason::Rejected => Some("A retry asks the same again: change what was refused first."),
+        EndReason::AttemptsExhausted => {
+            Some("Once what failed is well again, a retry goes on from where it stands.")
+        }
+        EndReason::Deadline => {
+            Some("A retry goes on from where it stands, with as much time again (job.deadline).")
+        }
+        EndReason::Poison => Some(
+            "Find out first what brings its runner down (steadfast jobs export writes all that is known); a retry \
+             counts crashes anew.",
+        ),
+        EndReason::TurnLimit | EndReason::SpendLimit => {
+            Some("A retry goes on from where it stands, with its limits counted anew.")
+        }
+        EndReason::ContextTooLong => {
+            Some("A smaller task or a model with a larger window; then retry from the start.")
+        }
+        EndReason::FormatErrors | EndReason::Stuck | EndReason::GaveUp => {
+            Some("A clearer issue or another model; then retry from the start.")
+        }
+        EndReason::ChangeRefused => Some("A retry from the start makes the change anew."),
+        EndReason::Journal => Some("A retry from the start begins a new journal."),
+    }
 }
 
 /// The progress comment, with the marker by which it is found again.
@@ -56,13 +127,13 @@ pub fn progress_text(job: &Job, state: ProgressState<'_>) -> String {
             "This is put on hold until {until} ({reason}). Nothing is lost: the work goes on from where \
              it stands, by itself."
         ),
-        ProgressState::Ended(end) => ended(end),
+        ProgressState::Ended(end, tally) => ended(job, end, tally),
     };
     format!("{}\n\n{}", cap(&text, MAX_BODY), marker(&job.id, &EffectKey::Progress))
 }
 
 /// The words for a job's end.
-fn ended(end: &End) -> String {
+fn ended(job: &Job, end: &End, tally: Tally) -> String {
     let head = match (end.status, &end.pr_url) {
         (EndStatus::Completed, Some(url)) => format!("Done: {url}"),
         (EndStatus::Completed, None) => "Done. No change was needed, so there is no pull request.".into(),
@@ -77,7 +148,38 @@ fn ended(end: &End) -> String {
     if let (EndStatus::Failed | EndStatus::Cancelled, Some(branch)) = (end.status, &end.branch) {
         parts.push(format!("What was done so far is on the branch `{branch}`."));
     }
+    let retry = match end.reason {
+        reason if retries_from_start(reason) => format!("steadfast jobs retry --from-start {}", job.id),
+        _ => format!("steadfast jobs retry {}", job.id),
+    };
+    parts.extend(what_next(end.reason).map(|what| format!("{what} `{}`", retry.replace('`', "'"))));
+    parts.push(tally.sentence());
     parts.join("\n\n")
+}
+
+/// Whether going on from where such an end stands would only lead there again.
+fn retries_from_start(reason: EndReason) -> bool {
+    match reason {
+        EndReason::ContextTooLong
+        | EndReason::FormatErrors
+        | EndReason::Stuck
+        | EndReason::GaveUp
+        | EndReason::ChangeRefused
+        | EndReason::Journal => true,
+        EndReason::PullRequest
+        | EndReason::NoChanges
+        | EndReason::Cancelled
+        | EndReason::Joined
+        | EndReason::Credentials
+        | EndReason::Permission
+        | EndReason::NotFound
+        | EndReason::Rejected
+        | EndReason::AttemptsExhausted
+        | EndReason::Deadline
+        | EndReason::Poison
+        | EndReason::TurnLimit
+        | EndReason::SpendLimit => false,
+    }
 }
 
 /// A comment that the model asked for, with its marker.
@@ -153,11 +255,9 @@ fn harmless(text: &str, own_issue: Option<u64>) -> String {
 mod tests {
     use std::time::Duration;
 
-    use proptest::prelude::*;
-    use steadfast_core::end::EndReason;
-
     use super::*;
     use crate::machine::tests::job;
+    use proptest::prelude::*;
 
     #[test]
     fn the_progress_comment_reads_as_it_should() {
@@ -181,13 +281,15 @@ mod tests {
             ..End::failed(EndReason::TurnLimit, "all 30 turns are used (agent.max_turns)")
         };
         let called_off = End { status: EndStatus::Cancelled, ..End::failed(EndReason::Cancelled, "") };
+        let little = Tally { steps: 9, turns: 1, tokens: 1_200, ..Tally::default() };
+        let much = Tally { steps: 99, turns: 30, tokens: 812_345, cost: 1.234, waits: 2, crashes: 1 };
         let states = [
             ProgressState::Started,
             ProgressState::Waiting { until, reason: GateReason::RateLimit },
-            ProgressState::Ended(&done),
-            ProgressState::Ended(&nothing),
-            ProgressState::Ended(&failed),
-            ProgressState::Ended(&called_off),
+            ProgressState::Ended(&done, little),
+            ProgressState::Ended(&nothing, little),
+            ProgressState::Ended(&failed, much),
+            ProgressState::Ended(&called_off, Tally { crashes: 2, ..little }),
         ];
         let all: Vec<String> = states.into_iter().map(|state| progress_text(&job(), state)).collect();
         insta::assert_snapshot!(all.join("\n\n=====\n\n"));

@@ -35,6 +35,8 @@ pub enum EndReason {
     NoChanges,
     /// Somebody called it off.
     Cancelled,
+    /// Another job for the same issue was alive: this one was joined to it.
+    Joined,
     /// A credential is missing, wrong or revoked.
     Credentials,
     /// The App or token lacks a permission.

@@ -6,8 +6,13 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::time::Timestamp;
+
 /// Most characters of a job id.
 pub const MAX_JOB_ID: usize = 128;
+
+/// The highest priority, and below zero the lowest.
+pub const MAX_PRIORITY: i64 = 9;
 
 /// A job's name: 1 to 128 visible ASCII characters. Safe in a key, not in a path or a shell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -179,6 +184,37 @@ impl Job {
     pub fn repository(&self) -> String {
         format!("{}/{}", self.repo_owner, self.repo_name)
     }
+
+    /// Whose turn it takes: the owner, as GitHub compares names.
+    pub fn owner_key(&self) -> String {
+        self.repo_owner.to_ascii_lowercase()
+    }
+
+    /// The repository, as GitHub compares names.
+    pub fn repository_key(&self) -> String {
+        self.repository().to_ascii_lowercase()
+    }
+
+    /// How urgent it is: `priority`, from -9 (can wait) to 9 (before all others); beyond that, the
+    /// nearer of the two. Absent, or anything but an integer: 0, since other producers may mean
+    /// something else by the word.
+    pub fn priority(&self) -> i8 {
+        let asked = self.extra.get("priority").and_then(Value::as_i64).unwrap_or(0);
+        i8::try_from(asked.clamp(-MAX_PRIORITY, MAX_PRIORITY)).unwrap_or(0)
+    }
+
+    /// Not to be begun before then: `notBefore`, RFC 3339. Anything else is no wish.
+    pub fn not_before(&self) -> Option<Timestamp> {
+        self.extra.get("notBefore")?.as_str()?.parse().ok()
+    }
+
+    /// What it must be alone with while it is alive: its issue, if `unique` is true (`by_default`
+    /// where it says nothing). A job without an issue is never unique.
+    pub fn unique_key(&self, by_default: bool) -> Option<String> {
+        let wanted = self.extra.get("unique").and_then(Value::as_bool).unwrap_or(by_default);
+        let issue = self.task_params.issue_number.filter(|_| wanted)?;
+        Some(format!("{}#{issue}", self.repository_key()))
+    }
 }
 
 /// A GitHub owner or repository name.
@@ -235,6 +271,28 @@ mod tests {
         let again = serde_json::to_value(&job).unwrap();
         assert_eq!(again["later"], serde_json::json!([1]));
         assert_eq!(again["taskParams"]["mood"], "x");
+    }
+
+    #[test]
+    fn wishes_for_the_queue_are_read_leniently() {
+        let job = |wish: &str| {
+            let json = SEED.replacen('{', &format!("{{{wish}"), 1);
+            Job::parse(&json.replace(r#""taskParams":{"#, r#""taskParams":{"issueNumber":7,"#), 1 << 20)
+                .unwrap()
+        };
+        for (wish, priority) in
+            [("", 0), ("\"priority\":3,", 3), ("\"priority\":-99,", -9), ("\"priority\":\"high\",", 0)]
+        {
+            assert_eq!(job(wish).priority(), priority, "{wish}");
+        }
+        let later = Timestamp::from_millis(1_760_000_000_000);
+        assert_eq!(job(&format!("\"notBefore\":\"{later}\",")).not_before(), Some(later));
+        assert_eq!(job("\"notBefore\":\"soon\",").not_before(), None);
+        assert_eq!(job("").unique_key(true).as_deref(), Some("test/test#7"));
+        assert_eq!(job("").unique_key(false), None);
+        assert_eq!(job("\"unique\":true,").unique_key(false).as_deref(), Some("test/test#7"));
+        assert_eq!(job("\"unique\":false,").unique_key(true), None);
+        assert_eq!(Job::parse(SEED, 1 << 20).unwrap().unique_key(true), None, "without an issue");
     }
 
     #[test]

@@ -10,12 +10,20 @@ use crate::effect::{EffectKey, EffectOutcome};
 use crate::end::End;
 use crate::time::Timestamp;
 
-/// The version that this build writes.
+/// The version of most steps.
 pub const VERSION: u8 = 1;
 
 /// The version byte of a step that a store keeps packed; the store unpacks it when it is read, and
 /// to a build before it, this is a newer version.
 pub const PACKED: u8 = 2;
+
+/// The version of steps that builds before this one would not understand: they leave the job to a
+/// newer runner instead of taking its journal for garbage. Each event that is added gets a version
+/// of its own ([`Event::version`]).
+const REOPENED: u8 = 3;
+
+/// The newest version that this build reads.
+const NEWEST: u8 = REOPENED;
 
 /// In the place of a step that a store could not unpack: decoding it is [`JournalError::Corrupt`]
 /// with this reason.
@@ -98,6 +106,9 @@ pub enum Event {
         /// How.
         end: End,
     },
+    /// It was retried after its end: it goes on from where it stands, with its limits on turns and
+    /// spend counted anew.
+    Reopened,
 }
 
 impl Event {
@@ -114,6 +125,23 @@ impl Event {
             Event::NothingToPublish => "nothing_to_publish",
             Event::ChangeRefused { .. } => "change_refused",
             Event::Ended { .. } => "ended",
+            Event::Reopened => "reopened",
+        }
+    }
+
+    fn version(&self) -> u8 {
+        match self {
+            Event::Started { .. }
+            | Event::ModelAnswered { .. }
+            | Event::ContextTooLong
+            | Event::ToolStarted { .. }
+            | Event::ToolFinished { .. }
+            | Event::EffectAnnounced { .. }
+            | Event::EffectConfirmed { .. }
+            | Event::NothingToPublish
+            | Event::ChangeRefused { .. }
+            | Event::Ended { .. } => VERSION,
+            Event::Reopened => REOPENED,
         }
     }
 }
@@ -122,7 +150,7 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     /// Written by a newer build.
-    #[error("journal version {found}, this build reads up to {PACKED}: leave the job to a newer runner")]
+    #[error("journal version {found}, this build reads up to {NEWEST}: leave the job to a newer runner")]
     Newer {
         /// The version found.
         found: u8,
@@ -135,7 +163,7 @@ pub enum JournalError {
 impl Step {
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
+        let mut bytes = vec![self.event.version()];
         // Maps with string keys and plain data: serialising to a vector has no way to fail.
         if let Err(error) = serde_json::to_writer(&mut bytes, self) {
             unreachable!("a step is plain data: {error}");
@@ -146,7 +174,7 @@ impl Step {
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, JournalError> {
         match bytes.split_first() {
-            Some((&VERSION, body)) => {
+            Some((&(VERSION | REOPENED), body)) => {
                 serde_json::from_slice(body).map_err(|e| JournalError::Corrupt(e.to_string()))
             }
             Some((&PACKED, _)) => Err(JournalError::Corrupt("it is packed, and was not unpacked".into())),
@@ -186,6 +214,13 @@ mod tests {
             let Event::ModelAnswered { endpoint, .. } = step(rest) else { panic!("another event") };
             assert_eq!(endpoint.as_deref(), want);
         }
+    }
+
+    #[test]
+    fn what_an_older_build_cannot_know_has_a_version_that_it_does_not_read() {
+        let step = Step { at: Timestamp::from_millis(1), event: Event::Reopened };
+        assert_eq!(step.encode()[0], 3);
+        assert_eq!(Step::decode(&step.encode()), Ok(step));
     }
 
     #[test]

@@ -37,20 +37,31 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 /// fail with [`StoreError::LeaseLost`] if its token is not the newest of a running job.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Takes a job in. The same id twice is one job.
+    /// Takes a job in. The same id twice is one job. [`Job::priority`], [`Job::not_before`] (at most
+    /// a year away) and [`Job::unique_key`] are heeded.
     async fn submit(&self, job: &Job) -> Result<Admission>;
 
     /// Waits until there may be something to claim, at most `longest`. Claims nothing and loses
     /// nothing when dropped. A due job, a new job, a release and an expired lease end the wait.
     async fn wait(&self, longest: Duration) -> Result<()>;
 
-    /// Claims up to `most` jobs (256 at the very most): expired leases first, then due jobs in order
-    /// of due time. Takes in what the queue's inbox holds on the way (Redis), unreadable entries to
-    /// the dead letters.
+    /// Claims up to `most` jobs (256 at the very most). First those that only wait to be called off,
+    /// then expired leases, then due jobs: the highest priority first, within it the owners in turn
+    /// (who was served longest ago, or came in first since), within an owner in order of due time.
+    /// Of one repository at most [`Settings::per_repo_concurrency`] run at once, of paused owners
+    /// none is begun. Takes in what the queue's inbox holds on the way (Redis), unreadable entries
+    /// to the dead letters.
     async fn claim(&self, most: usize) -> Result<Vec<Claim>>;
+
+    /// Claims, of those jobs, only what [`Store::claim`] gives first: what waits to be called off. For
+    /// a process that has no room for more work, or no budget.
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>>;
 
     /// Renews leases for another `queue.lease`, in one call; answers in the same order.
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>>;
+
+    /// Which of these leases' jobs somebody asked to be called off: cheap enough to ask each second.
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>>;
 
     /// Appends steps to the journal at position `at` (the number of steps before them), with the
     /// workspace's newest patch if it changed. Repeating the same append changes nothing.
@@ -73,6 +84,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Calls a job off.
     async fn cancel(&self, job: &JobId) -> Result<Cancellation>;
+
+    /// Puts an ended job back into the queue, its attempts and crashes forgotten and its admission
+    /// now.
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried>;
+
+    /// Lets no job of theirs be claimed until [`Store::resume`].
+    async fn pause(&self, whom: &Whom) -> Result<()>;
+
+    /// Ends a pause. A pause of all and one of an owner are ended apart.
+    async fn resume(&self, whom: &Whom) -> Result<()>;
+
+    /// Whose jobs are not claimed, in order.
+    async fn paused(&self) -> Result<Vec<Whom>>;
 
     /// One job, or `None`.
     async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>>;

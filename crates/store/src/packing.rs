@@ -59,6 +59,11 @@ pub(crate) fn unpack(replay: Replay, most: usize) -> Result<Replay> {
     Ok(Replay { steps, patch })
 }
 
+/// In the place of a step that was journaled and is not there any more.
+pub(crate) fn missing_step() -> Vec<u8> {
+    unreadable("it was journaled, and is not in the store any more")
+}
+
 fn frame_of(
     decompressor: &mut Decompressor<'_>,
     frame: &[u8],

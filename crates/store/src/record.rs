@@ -10,8 +10,8 @@ use steadfast_core::time::Timestamp;
 
 use crate::caps::reason;
 use crate::{
-    Cancellation, ClaimedFrom, Counts, Inspection, Lease, Renewal, Requeue, Result, Settlement, State,
-    StoreError, Token,
+    Cancellation, Claim, ClaimedFrom, Counts, Inspection, Lease, Renewal, Requeue, Result, RetryFrom,
+    Settlement, State, StoreError, Token,
 };
 
 /// Fields of the status hash that the stores keep themselves, in the order in which they are shown.
@@ -29,6 +29,9 @@ pub(crate) const VISIBLE: &[&str] = &[
     "waits",
     "steps",
     "duplicates",
+    "priority",
+    "retries",
+    "joinedTo",
     "runner",
     "lastError",
     "result",
@@ -50,6 +53,15 @@ pub(crate) fn called_off() -> Settlement {
         status: EndStatus::Cancelled,
         result: json!({"success": false, "summary": "called off before it was done"}),
         fields: vec![("endReason".into(), reason_word(EndReason::Cancelled))],
+    }
+}
+
+/// The settlement of a job that another one for the same issue does already.
+pub(crate) fn joined(to: &JobId) -> Settlement {
+    Settlement {
+        status: EndStatus::Cancelled,
+        result: json!({"success": false, "summary": format!("joined to job {to}, which is at the same issue")}),
+        fields: vec![("endReason".into(), reason_word(EndReason::Joined))],
     }
 }
 
@@ -80,8 +92,15 @@ pub(crate) struct Record {
     pub counts: Counts,
     pub duplicates: u32,
     pub journal_bytes: u64,
-    /// Somebody asked for it to be called off while it ran.
-    pub cancel: bool,
+    /// Whether somebody asked for it to be called off.
+    pub cancel: Cancel,
+    pub priority: i8,
+    /// What it must be alone with while it is alive.
+    pub unique: Option<String>,
+    /// The job that it was joined to.
+    pub joined_to: Option<JobId>,
+    /// How often it was retried after an end.
+    pub retries: u32,
     /// The last transition into or out of running (or the submission), with its arguments: what
     /// makes its repetition harmless.
     pub closed: String,
@@ -92,6 +111,28 @@ pub(crate) struct Record {
     pub runner: Option<String>,
     pub last_error: Option<String>,
     pub end: Option<Settlement>,
+}
+
+/// Whether somebody asked for a job to be called off, and whether its run knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cancel {
+    /// Nobody did.
+    No,
+    /// Asked; if the run puts the job back, another is to begin at once.
+    Asked,
+    /// The run was told: if it puts the job back, for GitHub's door is shut say, its wait counts.
+    Told,
+}
+
+/// In what a job stands that waits to be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Its time has not come.
+    Due,
+    /// Its turn has not come.
+    Ready,
+    /// It is only to be called off: before all others.
+    Urgent,
 }
 
 /// What a claim made of a record.
@@ -123,7 +164,11 @@ impl Record {
             counts: Counts::default(),
             duplicates: 0,
             journal_bytes: 0,
-            cancel: false,
+            cancel: Cancel::No,
+            priority: 0,
+            unique: None,
+            joined_to: None,
+            retries: 0,
             closed,
             admitted_at: now,
             started_at: None,
@@ -133,6 +178,12 @@ impl Record {
             last_error: None,
             end: None,
         }
+    }
+
+    /// With what its producer wishes of the queue.
+    pub fn with_wishes(self, job: &Job, unique_issues: bool) -> Self {
+        let due = job.not_before().map_or(self.due, |due| due.clamp(self.due, self.due + PUT_OFF));
+        Record { due, priority: job.priority(), unique: job.unique_key(unique_issues), ..self }
     }
 
     /// Leases it to a runner, if its time has come.
@@ -146,10 +197,13 @@ impl Record {
         if from == ClaimedFrom::ExpiredLease {
             self.closed = closing::EXPIRED.to_owned();
             self.counts.crashes += 1;
-            if self.cancel {
-                self.ended(called_off(), now);
-                return Taken::CalledOff;
-            }
+        }
+        if self.is_untold() {
+            self.ended(called_off(), now);
+            return Taken::CalledOff;
+        }
+        if self.cancel == Cancel::Asked {
+            self.cancel = Cancel::Told;
         }
         self.state = State::Running;
         self.token += 1;
@@ -161,15 +215,74 @@ impl Record {
         Taken::Claimed(from)
     }
 
+    /// The claim that a runner is given.
+    pub fn claimed(&self, job: Job, from: ClaimedFrom) -> Claim {
+        Claim {
+            lease: lease_of(&job.id, self.token),
+            job,
+            counts: self.counts,
+            admitted_at: self.admitted_at,
+            from,
+            retries: self.retries,
+            cancel_requested: self.cancel != Cancel::No,
+        }
+    }
+
+    /// From what its last claim picked it up.
+    pub fn claimed_from(&self) -> ClaimedFrom {
+        if self.closed == closing::EXPIRED { ClaimedFrom::ExpiredLease } else { ClaimedFrom::Queue }
+    }
+
+    /// Ends it as joined to another.
+    pub fn joined(&mut self, to: &JobId, now: Timestamp) {
+        self.joined_to = Some(to.clone());
+        self.ended(joined(to), now);
+    }
+
     /// Prolongs a lease.
     pub fn renew(&mut self, lease: &Lease, now: Timestamp, by: Duration) -> Renewal {
         match self.holds(lease) {
             false => Renewal::Lost,
             true => {
                 self.lease_end = now + by;
-                if self.cancel { Renewal::CancelRequested } else { Renewal::Held }
+                if self.told() { Renewal::CancelRequested } else { Renewal::Held }
             }
         }
+    }
+
+    /// Whether it is to be called off; from then on its run knows.
+    pub fn told(&mut self) -> bool {
+        if self.cancel == Cancel::Asked {
+            self.cancel = Cancel::Told;
+        }
+        self.cancel != Cancel::No
+    }
+
+    /// Whether it is to be called off and nothing of it was ever seen: nobody is to be told.
+    fn is_untold(&self) -> bool {
+        self.cancel != Cancel::No && self.counts.steps == 0
+    }
+
+    /// Which line it stands in, if it waits to be claimed.
+    pub fn line(&self, now: Timestamp) -> Option<Line> {
+        match self.state {
+            State::Queued | State::Parked if self.is_urgent() => Some(Line::Urgent),
+            State::Queued | State::Parked if self.due <= now => Some(Line::Ready),
+            State::Queued | State::Parked => Some(Line::Due),
+            State::Running | State::Ended => None,
+        }
+    }
+
+    /// Whether it only waits to be called off.
+    pub fn is_urgent(&self) -> bool {
+        self.state == State::Queued && self.cancel == Cancel::Asked
+    }
+
+    /// Lets it wait whose runner is gone and whose owner is paused.
+    pub fn expire(&mut self, now: Timestamp) {
+        self.closed = closing::EXPIRED.to_owned();
+        self.counts.crashes += 1;
+        self.waits(State::Queued, self.due.min(now), None, now);
     }
 
     /// Whether the lease is the newest of a running job. One whose time is over but that nobody
@@ -242,15 +355,42 @@ impl Record {
     pub fn cancel(&mut self, now: Timestamp) -> Cancellation {
         match self.state {
             State::Queued | State::Parked => {
-                self.ended(called_off(), now);
-                Cancellation::Ended
+                if self.cancel == Cancel::No {
+                    self.cancel = Cancel::Asked;
+                    self.waits(State::Queued, now, None, now);
+                }
+                if self.state == State::Ended { Cancellation::Ended } else { Cancellation::Asked }
             }
             State::Running => {
-                self.cancel = true;
+                if self.cancel == Cancel::No {
+                    self.cancel = Cancel::Asked;
+                }
                 Cancellation::Asked
             }
             State::Ended => Cancellation::AlreadyEnded,
         }
+    }
+
+    /// Puts it back after its end; whether it had one. Its journal is the store's to drop. The same
+    /// wish once more, before anybody claimed it, changes nothing and is answered alike.
+    pub fn retry(&mut self, from: RetryFrom, now: Timestamp) -> bool {
+        let waits = matches!(self.state, State::Queued | State::Parked);
+        if self.state != State::Ended {
+            return waits && self.closed == closing::retried(from);
+        }
+        self.counts.attempts = 0;
+        self.counts.crashes = 0;
+        if from == RetryFrom::Start {
+            self.counts.steps = 0;
+            self.journal_bytes = 0;
+        }
+        self.retries += 1;
+        self.cancel = Cancel::No;
+        self.closed = closing::retried(from).to_owned();
+        (self.ended_at, self.end, self.joined_to, self.last_error) = (None, None, None, None);
+        self.admitted_at = now;
+        self.waits(State::Queued, now, None, now);
+        true
     }
 
     /// Ends it, whoever asks.
@@ -273,14 +413,19 @@ impl Record {
         }
     }
 
-    /// Lets it wait, unless somebody asked for it to be called off: then nobody is left to hear it.
+    /// Lets it wait; one that is to be called off, only to be told of, at once if no run knows yet.
     fn waits(&mut self, state: State, due: Timestamp, waiting_for: Option<String>, now: Timestamp) {
         self.due = due;
-        if self.cancel {
+        if self.is_untold() {
             return self.ended(called_off(), now);
         }
         self.state = state;
         self.waiting_for = waiting_for;
+        if self.cancel == Cancel::Asked {
+            self.state = State::Queued;
+            self.due = self.due.min(now);
+            self.waiting_for = Some(CALLED_OFF.to_owned());
+        }
     }
 
     /// When it is due, its lease ends, or it ended.
@@ -323,6 +468,9 @@ impl Record {
             ("waits", Some(self.counts.waits.to_string())),
             ("steps", Some(self.counts.steps.to_string())),
             ("duplicates", Some(self.duplicates.to_string())),
+            ("priority", (self.priority != 0).then(|| self.priority.to_string())),
+            ("retries", (self.retries != 0).then(|| self.retries.to_string())),
+            ("joinedTo", self.joined_to.as_ref().map(JobId::to_string)),
             ("runner", self.runner.clone()),
             ("lastError", self.last_error.clone()),
             ("result", self.end.as_ref().map(|end| end.result.to_string())),
@@ -374,6 +522,13 @@ pub(crate) mod closing {
         format!("park {}", until.millis())
     }
 
+    pub fn retried(from: RetryFrom) -> &'static str {
+        match from {
+            RetryFrom::Journal => "retried",
+            RetryFrom::Start => "retried from the start",
+        }
+    }
+
     pub fn requeue(after: Duration, why: &Requeue) -> String {
         let kind = match why {
             Requeue::Failed { .. } => "failed",
@@ -386,6 +541,12 @@ pub(crate) mod closing {
         format!("settle {}", settlement.status.as_str())
     }
 }
+
+/// What a job waits for whose next run is only to tell that it was called off.
+pub(crate) const CALLED_OFF: &str = "a run that tells of its being called off";
+
+/// Longest that a producer may put a job off.
+const PUT_OFF: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The error of a lease that was taken over.
 pub(crate) fn lost(lease: &Lease) -> StoreError {

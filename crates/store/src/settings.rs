@@ -24,6 +24,13 @@ pub struct Settings {
     pub lease: Duration,
     /// Most bytes of a job's JSON; default 1 MB.
     pub max_job_bytes: ByteSize,
+    /// Whether a second job for an issue is joined to the one that is alive, where a job itself says
+    /// nothing (`unique`): `false`, the default, takes every id for a job of its own.
+    pub unique_issues: bool,
+    /// Most jobs of one repository that run at once, in the whole fleet; 0 is no such limit. Not a
+    /// key of `[queue]` but `job.per_repo_concurrency`.
+    #[serde(skip)]
+    pub per_repo_concurrency: u32,
     /// How long an ended job is kept; default 7 days.
     #[serde(with = "humantime_serde")]
     pub keep_ended: Duration,
@@ -156,6 +163,8 @@ impl Settings {
             prefix: String::new(),
             lease: Duration::from_secs(30),
             max_job_bytes: ByteSize::mb(1),
+            unique_issues: false,
+            per_repo_concurrency: 0,
             keep_ended: Duration::from_secs(7 * 24 * 3600),
             max_steps: 2000,
             max_step_bytes: ByteSize::mb(1),
@@ -216,7 +225,8 @@ mod tests {
     #[test]
     fn settings_are_read_as_people_write_them() {
         let written = serde_json::json!({
-            "url": "memory:", "prefix": "", "lease": "30s", "max_job_bytes": "1MB", "keep_ended": "7d",
+            "url": "memory:", "prefix": "", "lease": "30s", "max_job_bytes": "1MB",
+            "unique_issues": false, "keep_ended": "7d",
             "max_steps": 2000, "max_step_bytes": "1MB", "max_patch_bytes": "20MB",
             "max_journal_bytes": "50MB", "poll_interval": "100ms", "connect_timeout": "5s",
             "response_timeout": "5s",

@@ -29,6 +29,10 @@ pub struct Claim {
     pub admitted_at: Timestamp,
     /// From what the claim picked it up.
     pub from: ClaimedFrom,
+    /// How often it was retried after an end: so many times its journal is to be opened again.
+    pub retries: u32,
+    /// It is to be called off: all that is left is to tell of it, and to settle.
+    pub cancel_requested: bool,
 }
 
 /// What a claim found.
@@ -57,10 +61,16 @@ pub struct Counts {
 }
 
 /// What came of a submission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// It waits to be claimed.
     Queued,
+    /// It is to be alone with its issue, and another job for it is alive: this one has ended
+    /// (`cancelled`, `endReason` `joined`, `joinedTo` the other).
+    Joined {
+        /// The job that is alive.
+        to: JobId,
+    },
     /// The id is known: nothing was changed but a counter.
     Duplicate,
 }
@@ -106,14 +116,56 @@ pub struct Settlement {
 /// What came of asking for a job to be called off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancellation {
-    /// It was queued or parked, and has ended.
+    /// It was queued or parked without a step in its journal, and has ended.
     Ended,
-    /// It is running: its runner hears of it at its next renewal.
+    /// A run is to end it: the one that it has, which hears of it by [`crate::Store::called_off`],
+    /// or the next, which may begin at once. Only a run can tell the issue.
     Asked,
     /// It had ended before.
     AlreadyEnded,
     /// No such job.
     Unknown,
+}
+
+/// Where a retried job begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryFrom {
+    /// Where its journal stands: what was paid for is kept.
+    Journal,
+    /// At the very beginning: its journal and patch are dropped.
+    Start,
+}
+
+/// What came of asking for a job to be retried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retried {
+    /// It had ended, and waits to be claimed.
+    Queued,
+    /// It has not ended.
+    Alive,
+    /// It is to be alone with its issue, and another job for it is alive: nothing was changed.
+    Joined {
+        /// The job that is alive.
+        to: JobId,
+    },
+    /// No such job.
+    Unknown,
+}
+
+/// Whose jobs are not to be claimed for now. Those that run go on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Whom {
+    /// Everybody's.
+    All,
+    /// One owner's ([`Job::owner_key`]: lower case).
+    Owner(String),
+}
+
+impl Whom {
+    /// An owner, as GitHub compares names.
+    pub fn owner(name: &str) -> Self {
+        Whom::Owner(name.to_ascii_lowercase())
+    }
 }
 
 /// Where a job is; a job is in exactly one.

@@ -42,10 +42,6 @@ on_every_store![
     an_unknown_job_is_unknown,
 ];
 
-fn failed(error: &str) -> Requeue {
-    Requeue::Failed { error: error.into() }
-}
-
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn a_job_is_claimed_once_and_whole(world: World) {

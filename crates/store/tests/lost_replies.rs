@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use steadfast_core::time::Timestamp;
 use steadfast_store::testing::RedisServer;
-use steadfast_store::{Admission, Counts, Renewal, Requeue, Result, Settings, State, StoreError, open};
+use steadfast_store::{
+    Admission, Counts, Renewal, Requeue, Result, Settings, State, Store, StoreError, open,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -124,6 +126,30 @@ async fn live(cut: usize) -> usize {
     let dead: i64 = redis::cmd("XLEN").arg("job-queue:dead").query_async(&mut producer).await.unwrap();
     assert_eq!(dead, 1, "cut {cut}");
     proxy.replies.load(Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn a_claim_in_memory_whose_reply_was_lost_is_delivered_again() {
+    let World::Memory(base) = World::memory() else { panic!("a store in memory") };
+    let settings = Settings::for_tests("memory:");
+    let (store, other) = (base.for_runner(&settings, "a"), base.for_runner(&settings, "b"));
+    for name in ["x", "y", "z"] {
+        store.submit(&job(name)).await.unwrap();
+    }
+    let lost = store.claim(2).await.unwrap();
+    store.unheard(&lost);
+    // Nobody else is given what is leased to this one.
+    assert_eq!(ids(&other.claim(9).await.unwrap()), ["z"]);
+    tokio::time::timeout(Duration::from_secs(10), store.wait(Duration::from_secs(3600)))
+        .await
+        .unwrap()
+        .unwrap();
+    let again = store.claim(1).await.unwrap();
+    assert_eq!((ids(&again), &again[0].lease), (vec!["x"], &lost[0].lease));
+    assert_eq!(again[0].counts, Counts { runs: 1, ..Counts::default() });
+    // One that was ended in between is not.
+    store.settle(&lost[1].lease, &completed()).await.unwrap();
+    assert!(store.claim(9).await.unwrap().is_empty());
 }
 
 #[tokio::test]

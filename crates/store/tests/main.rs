@@ -3,11 +3,16 @@
 // Everything here is a test or serves one: a panic is how a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_input;
 mod conformance;
 mod ledger;
+mod lives;
 mod lost_replies;
 mod model;
+mod pauses;
 mod redis_specifics;
 mod sqlite_specifics;
+mod turns;
+mod unique;
 mod waiting;
 mod world;

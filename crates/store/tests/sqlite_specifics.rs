@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use steadfast_core::journal::Step;
 use steadfast_store::sqlite::SqliteStore;
 use steadfast_store::{Admission, Settings, Store, StoreError, open};
 
@@ -133,9 +134,21 @@ async fn damaged_jobs_are_set_aside_and_others_run() {
     assert!(matches!(appended, Err(StoreError::Corrupt(_))), "{appended:?}");
     let steps: i64 = other.query_row("SELECT count(*) FROM steps", [], |row| row.get(0)).unwrap();
     assert_eq!(steps, 1);
-    // A step is missing.
+    // Steps are missing: what is there is told, and what is not.
     let lease = running(&*store, "journal").await.lease;
-    store.append(&lease, 0, &[b"a".to_vec(), b"b".to_vec()], None).await.unwrap();
-    other.execute("DELETE FROM steps WHERE at = 0", []).unwrap();
-    assert!(matches!(store.replay(&id("journal")).await, Err(StoreError::Corrupt(_))));
+    let steps: Vec<Vec<u8>> = (0..5).map(|n| vec![n + 50]).collect();
+    store.append(&lease, 0, &steps, Some(b"p")).await.unwrap();
+    let of_it = "job = (SELECT seq FROM jobs WHERE id = 'journal')";
+    other.execute(&format!("DELETE FROM steps WHERE at IN (0, 2, 4) AND {of_it}"), []).unwrap();
+    let replay = store.replay(&id("journal")).await.unwrap();
+    assert_eq!((replay.steps.len(), replay.patch), (5, b"p".to_vec()));
+    for (at, step) in replay.steps.iter().enumerate() {
+        match at % 2 {
+            0 => assert!(Step::decode(step).unwrap_err().to_string().contains("journaled"), "{at}"),
+            _ => assert_eq!(*step, steps[at]),
+        }
+    }
+    // A count that no journal can have is not believed.
+    other.execute("UPDATE jobs SET steps = 4000000000 WHERE id = 'journal'", []).unwrap();
+    assert_eq!(store.replay(&id("journal")).await.unwrap().steps.len(), 2000);
 }

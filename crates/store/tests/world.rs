@@ -8,7 +8,9 @@ use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
 use steadfast_store::memory::MemoryStore;
 use steadfast_store::testing::RedisServer;
-use steadfast_store::{Claim, Inspection, Lease, Settings, Settlement, Store, Token, open};
+use steadfast_store::{
+    Admission, Claim, Inspection, Lease, Requeue, Settings, Settlement, Store, Token, open,
+};
 
 /// Nothing that is waited for takes so long.
 pub const BOUND: Duration = Duration::from_secs(20);
@@ -89,12 +91,53 @@ pub fn job(id: &str) -> Job {
     Job::parse(&json(id), 1 << 20).unwrap()
 }
 
+/// A job of a repository, with further fields.
+pub fn wish(id: &str, repository: &str, further: serde_json::Value) -> Job {
+    let mut wish: serde_json::Value = serde_json::from_str(&json(id)).unwrap();
+    let (owner, name) = repository.split_once('/').unwrap();
+    (wish["repoOwner"], wish["repoName"]) = (owner.into(), name.into());
+    let serde_json::Value::Object(further) = further else { panic!("fields of a job are an object") };
+    for (field, value) in further {
+        match field.as_str() {
+            "issue" => wish["taskParams"]["issueNumber"] = value,
+            _ => wish[&field] = value,
+        }
+    }
+    Job::parse(&wish.to_string(), 1 << 20).unwrap()
+}
+
+/// A job of a repository.
+pub fn of(id: &str, repository: &str) -> Job {
+    wish(id, repository, serde_json::json!({}))
+}
+
+/// Submits jobs that are to be queued, in order.
+pub async fn submit_all(store: &dyn Store, jobs: impl IntoIterator<Item = Job>) {
+    for job in jobs {
+        assert_eq!(store.submit(&job).await.unwrap(), Admission::Queued, "{}", job.id);
+    }
+}
+
+/// Claims one after the other until there is nothing; the ids.
+pub async fn claim_singly(store: &dyn Store) -> Vec<String> {
+    let mut claimed = Vec::new();
+    while let Some(claim) = store.claim(1).await.unwrap().pop() {
+        claimed.push(claim.job.id.to_string());
+        assert!(claimed.len() < 1000, "there is no end to what can be claimed");
+    }
+    claimed
+}
+
 pub fn completed() -> Settlement {
     Settlement {
         status: EndStatus::Completed,
         result: serde_json::json!({"success": true, "summary": "done"}),
         fields: vec![("endReason".into(), "pull_request".into()), ("status".into(), "no".into())],
     }
+}
+
+pub fn failed(error: &str) -> Requeue {
+    Requeue::Failed { error: error.into() }
 }
 
 /// Submits a job and claims it.

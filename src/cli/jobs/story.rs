@@ -59,7 +59,8 @@ impl Totals {
                 | Event::EffectConfirmed { .. }
                 | Event::NothingToPublish
                 | Event::ChangeRefused { .. }
-                | Event::Ended { .. } => {}
+                | Event::Ended { .. }
+                | Event::Reopened => {}
             }
         }
         totals
@@ -184,6 +185,7 @@ fn detail(event: &Event, calls: &HashMap<&str, &str>, settings: &AgentSettings) 
         },
         Event::ChangeRefused { why } => why.clone(),
         Event::Ended { end } => format!("{}: {}", end.status.as_str(), end.summary),
+        Event::Reopened => "retried: its limits count anew".to_owned(),
     }
 }
 

@@ -6,8 +6,8 @@ use steadfast_core::end::{End, EndReason, EndStatus};
 use steadfast_core::journal::Event;
 
 use super::conversation::Conversation;
-use super::repeats::Repetition;
-use super::{Agent, Effect, Pending, ReplayError, Start, Todo, short, words};
+use super::repeats::{Repeats, Repetition};
+use super::{Agent, Effect, Pending, ReplayError, Start, Todo, Trouble, short, words};
 use crate::prompts::sanitise::{cap, one_line};
 use crate::tools::{Checked, check_call};
 
@@ -71,6 +71,13 @@ impl Agent {
                 self.call_answered(&words::change_refused(why), true);
             }
             Event::Ended { end } => self.ended = Some(end.clone()),
+            Event::Reopened => {
+                self.ended = None;
+                self.trouble = Trouble::default();
+                self.repeats = Repeats::default();
+                self.window.held();
+                self.purse.begin_anew();
+            }
         }
         Ok(())
     }
@@ -94,7 +101,8 @@ impl Agent {
         let stage = self.stage();
         let fits = match event {
             Event::EffectAnnounced { key: EffectKey::Progress }
-            | Event::EffectConfirmed { key: EffectKey::Progress, .. } => true,
+            | Event::EffectConfirmed { key: EffectKey::Progress, .. }
+            | Event::Reopened => true,
             Event::Started { .. } => stage == Stage::NotStarted,
             Event::ModelAnswered { .. } | Event::ContextTooLong => stage == Stage::ModelDue,
             Event::ToolStarted { .. }

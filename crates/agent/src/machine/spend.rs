@@ -34,6 +34,8 @@ pub(super) struct Reached {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Purse {
     pub spend: Spend,
+    /// What was used before the job was opened again: limits count from there.
+    before: Spend,
     told_budget: bool,
 }
 
@@ -62,9 +64,19 @@ impl Purse {
         }
     }
 
+    /// The limits count from here.
+    pub(super) fn begin_anew(&mut self) {
+        (self.before, self.told_budget) = (self.spend, false);
+    }
+
+    /// Turns that count.
+    fn turns(&self) -> u32 {
+        self.spend.turns - self.before.turns
+    }
+
     /// The limit that forbids another turn, if any.
     pub(super) fn reached(&self, settings: &AgentSettings) -> Option<Reached> {
-        if self.spend.turns >= settings.max_turns {
+        if self.turns() >= settings.max_turns {
             let why = format!("all {} turns are used (agent.max_turns)", settings.max_turns);
             return Some(Reached { reason: EndReason::TurnLimit, why });
         }
@@ -75,10 +87,10 @@ impl Purse {
 
     /// What the model is to be told before the next turn, if a limit is near.
     pub(super) fn warning(&mut self, settings: &AgentSettings) -> Option<String> {
-        let left = settings.max_turns.saturating_sub(self.spend.turns);
+        let left = settings.max_turns.saturating_sub(self.turns());
         let near = settings.wrap_up_turns > 0 && (left == settings.wrap_up_turns || left == 1);
         // A job that may take one turn only is told by its prompt.
-        let turns = (near && self.spend.turns > 0).then(|| words::turns_left(left));
+        let turns = (near && self.turns() > 0).then(|| words::turns_left(left));
         let budget = self.budgets(settings).into_iter().find(|b| b.share >= settings.wrap_up_share);
         let budget = budget.filter(|_| !self.told_budget).map(|b| words::budget_nearly_spent(b.what));
         self.told_budget |= budget.is_some();
@@ -86,7 +98,7 @@ impl Purse {
     }
 
     fn budgets(&self, settings: &AgentSettings) -> Vec<Budget> {
-        let usage = self.spend.usage;
+        let (usage, before) = (self.spend.usage, self.before.usage);
         let budget = |what, key, used: f64, limit: f64| {
             (limit > 0.0).then(|| Budget { what, key, used, share: used / limit })
         };
@@ -95,16 +107,16 @@ impl Purse {
             budget(
                 "prompt tokens",
                 "agent.max_prompt_tokens",
-                usage.prompt_tokens as f64,
+                (usage.prompt_tokens - before.prompt_tokens) as f64,
                 settings.max_prompt_tokens as f64,
             ),
             budget(
                 "completion tokens",
                 "agent.max_completion_tokens",
-                usage.completion_tokens as f64,
+                (usage.completion_tokens - before.completion_tokens) as f64,
                 settings.max_completion_tokens as f64,
             ),
-            budget("cost", "agent.max_cost", self.spend.cost, settings.max_cost),
+            budget("cost", "agent.max_cost", self.spend.cost - self.before.cost, settings.max_cost),
         ];
         all.into_iter().flatten().collect()
     }
@@ -168,6 +180,25 @@ mod tests {
         let reached = purse.reached(&settings).unwrap();
         assert_eq!(reached.reason, EndReason::SpendLimit);
         assert!(reached.why.contains("agent.max_cost"), "{}", reached.why);
+    }
+
+    #[test]
+    fn a_job_that_is_opened_again_has_its_limits_anew() {
+        let settings = AgentSettings { max_turns: 2, max_prompt_tokens: 1_000, ..settings() };
+        let mut purse = Purse::default();
+        let usage = Usage { prompt_tokens: 400, completion_tokens: 1, cached_tokens: 0 };
+        for round in 1..=3 {
+            for _ in 0..2 {
+                assert_eq!(purse.reached(&settings), None);
+                purse.pay(&settings, &answer(Some(usage)), None, 0);
+            }
+            assert_eq!(purse.reached(&settings).map(|reached| reached.reason), Some(EndReason::TurnLimit));
+            assert_eq!(
+                (purse.spend.turns, purse.spend.usage.prompt_tokens),
+                (2 * round, u64::from(800 * round))
+            );
+            purse.begin_anew();
+        }
     }
 
     #[test]

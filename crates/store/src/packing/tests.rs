@@ -16,7 +16,7 @@ fn unpacked(steps: Vec<Vec<u8>>, most: usize) -> Vec<Vec<u8>> {
 /// Tool results as agents see them: this crate's own sources, from a place that changes by the turn.
 const SOURCES: [&str; 4] = [
     include_str!("../record.rs"),
-    include_str!("../memory.rs"),
+    include_str!("../memory/mod.rs"),
     include_str!("../settings.rs"),
     include_str!("../redis_store/inbox.rs"),
 ];

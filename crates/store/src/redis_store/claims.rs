@@ -137,6 +137,8 @@ fn read(row: Row) -> std::result::Result<Claim, (Lease, String)> {
     };
     let from = if from == "expired" { ClaimedFrom::ExpiredLease } else { ClaimedFrom::Queue };
     Ok(Claim {
+        retries: 0,
+        cancel_requested: false,
         lease: lease_of(&job.id, token),
         job,
         counts: Counts { runs, attempts, crashes, waits, steps },

@@ -218,6 +218,30 @@ impl Store for RedisStore {
         Ok(renewals)
     }
 
+    async fn claim_called_off(&self, _most: usize) -> Result<Vec<Claim>> {
+        Ok(Vec::new())
+    }
+
+    async fn called_off(&self, _leases: &[Lease]) -> Result<Vec<Lease>> {
+        Ok(Vec::new())
+    }
+
+    async fn retry(&self, _job: &JobId, _from: crate::RetryFrom) -> Result<crate::Retried> {
+        Err(StoreError::Unusable("not yet".into()))
+    }
+
+    async fn pause(&self, _whom: &crate::Whom) -> Result<()> {
+        Err(StoreError::Unusable("not yet".into()))
+    }
+
+    async fn resume(&self, _whom: &crate::Whom) -> Result<()> {
+        Err(StoreError::Unusable("not yet".into()))
+    }
+
+    async fn paused(&self) -> Result<Vec<crate::Whom>> {
+        Ok(Vec::new())
+    }
+
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         let core = &self.core;
         core.caps.check_append(steps, patch)?;

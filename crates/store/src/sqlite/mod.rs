@@ -4,6 +4,7 @@ mod ledger;
 mod rows;
 mod schema;
 mod transitions;
+mod turns;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -20,10 +21,10 @@ use tokio::time::Instant;
 use crate::caps::{Caps, MOST_CLAIMED};
 use crate::packing::{pack, unpack};
 use crate::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
-    Settlement, State, Store, StoreError,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
+    Settings, Settlement, State, Store, StoreError, Whom,
 };
-use transitions::Tx;
+use transitions::{Claimer, Tx};
 use writer::{Readers, Writer};
 
 /// How long to wait before the file is tried again that another process is just making.
@@ -38,6 +39,8 @@ pub struct SqliteStore {
     caps: Caps,
     lease: Duration,
     keep_ended: Duration,
+    unique_issues: bool,
+    per_repo: u32,
     poll_interval: Duration,
     runner: Arc<str>,
     /// One claim at a time: the next may have to deliver what the last one could not.
@@ -69,6 +72,8 @@ impl SqliteStore {
             caps: Caps::new(settings),
             lease: settings.lease,
             keep_ended: settings.keep_ended,
+            unique_issues: settings.unique_issues,
+            per_repo: settings.per_repo_concurrency,
             poll_interval: settings.poll_interval.max(Duration::from_millis(1)),
             runner: runner.into(),
             claiming: tokio::sync::Mutex::new(()),
@@ -85,6 +90,42 @@ impl SqliteStore {
             set.map(|_| ()).map_err(|error| StoreError::Unusable(error.to_string()))
         };
         self.writer.run(limit).await
+    }
+
+    /// Claims, all or only what waits to be called off.
+    async fn claim_of(&self, most: usize, only_called_off: bool) -> Result<Vec<Claim>> {
+        let most = most.min(MOST_CLAIMED);
+        let _one_at_a_time = self.claiming.lock().await;
+        let path = self.path.clone();
+        let by = Claimer {
+            runner: Arc::clone(&self.runner),
+            lease: self.lease,
+            per_repo: self.per_repo,
+            only_called_off,
+        };
+        let (list, list_of_op) = (Arc::clone(&self.undelivered), Arc::clone(&self.undelivered));
+        // What is claimed goes onto the list on the writing thread, where one claim follows another
+        // even if this call was dropped; and off the list once this call has heard of it.
+        let op = move |conn: &Connection| {
+            let again = if only_called_off { 0 } else { most };
+            let earlier: Vec<Lease> = leases(&list_of_op).iter().take(again).cloned().collect();
+            let claims = Tx::new(conn, &path)?.claim(&by, most, &earlier)?;
+            let fresh = claims.iter().map(|claim| claim.lease.clone());
+            let fresh: Vec<Lease> = fresh.filter(|lease| !earlier.contains(lease)).collect();
+            let mut list = leases(&list_of_op);
+            list.retain(|lease| !earlier.contains(lease) || claims.iter().any(|claim| claim.lease == *lease));
+            list.extend(fresh.iter().cloned());
+            drop(list);
+            Ok((claims, fresh))
+        };
+        let done = move |(_, fresh): &(Vec<Claim>, Vec<Lease>), kept: bool| {
+            if !kept {
+                leases(&list).retain(|lease| !fresh.contains(lease));
+            }
+        };
+        let (claims, _) = self.writer.run_then(op, done).await?;
+        leases(&self.undelivered).retain(|lease| claims.iter().all(|claim| claim.lease != *lease));
+        Ok(claims)
     }
 
     /// Writes in a transaction.
@@ -113,18 +154,19 @@ fn leases(of: &Mutex<Vec<Lease>>) -> std::sync::MutexGuard<'_, Vec<Lease>> {
 #[async_trait]
 impl Store for SqliteStore {
     async fn submit(&self, job: &Job) -> Result<Admission> {
-        let (id, data) = (job.id.clone(), self.caps.encode_job(job)?);
-        self.write(move |tx| tx.submit(&id, &data)).await
+        let data = self.caps.encode_job(job)?;
+        let (job, unique_issues) = (job.clone(), self.unique_issues);
+        self.write(move |tx| tx.submit(&job, &data, unique_issues)).await
     }
 
     async fn wait(&self, longest: Duration) -> Result<()> {
-        let end = Instant::now() + longest;
+        let (end, per_repo) = (Instant::now() + longest, self.per_repo);
         loop {
             // Listening begins before looking, so that nothing is missed in between.
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let (now, next) = self.read(|tx| Ok((tx.now, tx.next()?))).await?;
+            let (now, next) = self.read(move |tx| Ok((tx.now, tx.next(per_repo)?))).await?;
             let until_next = next.map_or(Duration::MAX, |next| next.since(now));
             let left = end.saturating_duration_since(Instant::now());
             if until_next.is_zero() || left.is_zero() || !leases(&self.undelivered).is_empty() {
@@ -140,36 +182,27 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let most = most.min(MOST_CLAIMED);
-        let _one_at_a_time = self.claiming.lock().await;
-        let (path, runner, lease) = (self.path.clone(), Arc::clone(&self.runner), self.lease);
-        let (list, list_of_op) = (Arc::clone(&self.undelivered), Arc::clone(&self.undelivered));
-        // What is claimed goes onto the list on the writing thread, where one claim follows another
-        // even if this call was dropped; and off the list once this call has heard of it.
-        let op = move |conn: &Connection| {
-            let earlier: Vec<Lease> = leases(&list_of_op).iter().take(most).cloned().collect();
-            let claims = Tx::new(conn, &path)?.claim(most, &earlier, lease, &runner)?;
-            let fresh = claims.iter().map(|claim| claim.lease.clone());
-            let fresh: Vec<Lease> = fresh.filter(|lease| !earlier.contains(lease)).collect();
-            let mut list = leases(&list_of_op);
-            list.retain(|lease| !earlier.contains(lease) || claims.iter().any(|claim| claim.lease == *lease));
-            list.extend(fresh.iter().cloned());
-            drop(list);
-            Ok((claims, fresh))
-        };
-        let done = move |(_, fresh): &(Vec<Claim>, Vec<Lease>), kept: bool| {
-            if !kept {
-                leases(&list).retain(|lease| !fresh.contains(lease));
-            }
-        };
-        let (claims, _) = self.writer.run_then(op, done).await?;
-        leases(&self.undelivered).retain(|lease| claims.iter().all(|claim| claim.lease != *lease));
-        Ok(claims)
+        self.claim_of(most, false).await
+    }
+
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.claim_of(most, true).await
     }
 
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         let (leases, by) = (leases.to_vec(), self.lease);
         self.write(move |tx| leases.iter().map(|lease| tx.renew(lease, by)).collect()).await
+    }
+
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        let all = leases.to_vec();
+        let found = self.read(move |tx| tx.called_off(&all)).await?;
+        if found.iter().any(|(asked, told)| *asked && !*told) {
+            let all = leases.to_vec();
+            return self.write(move |tx| tx.tell(&all)).await;
+        }
+        let asked = leases.iter().zip(found).filter(|(_, (asked, _))| *asked);
+        Ok(asked.map(|(lease, _)| lease.clone()).collect())
     }
 
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
@@ -180,7 +213,8 @@ impl Store for SqliteStore {
 
     async fn replay(&self, job: &JobId) -> Result<Replay> {
         let job = job.clone();
-        unpack(self.read(move |tx| tx.replay(&job)).await?, self.caps.step)
+        let caps = self.caps;
+        unpack(self.read(move |tx| tx.replay(&job, &caps)).await?, caps.step)
     }
 
     async fn park(&self, lease: &Lease, until: Timestamp, why: &str) -> Result<()> {
@@ -206,6 +240,25 @@ impl Store for SqliteStore {
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         let job = job.clone();
         self.write(move |tx| tx.cancel(&job)).await
+    }
+
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        let job = job.clone();
+        self.write(move |tx| tx.retry(&job, from)).await
+    }
+
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        let whom = whom.clone();
+        self.write(move |tx| tx.pause(&whom)).await
+    }
+
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        let whom = whom.clone();
+        self.write(move |tx| tx.resume(&whom)).await
+    }
+
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        self.read(|tx| tx.paused()).await
     }
 
     async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {

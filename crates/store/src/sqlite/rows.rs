@@ -1,14 +1,15 @@
 //! Records as rows.
 
-use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 use serde_json::Value;
 use steadfast_core::end::EndStatus;
-use steadfast_core::job::Job;
+use steadfast_core::job::{Job, JobId};
 use steadfast_core::time::Timestamp;
 
+use super::turns::{Place, line_of, line_word, moved};
 use crate::caps::Caps;
-use crate::record::{Record, further_fields, state_of, state_word};
-use crate::{Counts, Settlement};
+use crate::record::{Cancel, Record, further_fields, state_of, state_word};
+use crate::{Counts, Lease, Settlement};
 
 /// A job as a row holds it. The text may be anything, if somebody edited the file.
 pub(super) struct Stored {
@@ -16,8 +17,8 @@ pub(super) struct Stored {
     pub data: String,
     /// All the rest, or why it cannot be read.
     pub record: Result<Record, String>,
-    /// The row.
-    pub seq: u64,
+    /// The row, and where the job stands.
+    pub place: Place,
 }
 
 impl Stored {
@@ -35,9 +36,26 @@ pub(super) fn load(conn: &Connection, id: &str) -> rusqlite::Result<Option<Store
     conn.prepare_cached("SELECT * FROM jobs WHERE id = ?")?.query_row([id], stored).optional()
 }
 
+/// Loads the job of a row.
+pub(super) fn load_row(conn: &Connection, seq: u64) -> rusqlite::Result<Option<Stored>> {
+    conn.prepare_cached("SELECT * FROM jobs WHERE seq = ?")?.query_row([seq], stored).optional()
+}
+
 /// Reads a row of `jobs`.
 pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
-    Ok(Stored { data: row.get("data")?, seq: row.get("seq")?, record: record(row)? })
+    Ok(Stored { data: row.get("data")?, record: record(row)?, place: place(row)? })
+}
+
+fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
+    let line: Option<String> = row.get("line")?;
+    Ok(Place {
+        line: line.as_deref().and_then(line_of),
+        priority: row.get("priority")?,
+        owner: row.get("owner")?,
+        repo: row.get("repo")?,
+        due: row.get("due").map(Timestamp::from_millis)?,
+        seq: row.get("seq")?,
+    })
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Result<Record, String>> {
@@ -64,7 +82,15 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Result<Record, String>> {
         },
         duplicates: row.get("duplicates")?,
         journal_bytes: row.get("journal_bytes")?,
-        cancel: row.get("cancel")?,
+        cancel: match row.get::<_, i64>("cancel")? {
+            0 => Cancel::No,
+            TOLD => Cancel::Told,
+            _ => Cancel::Asked,
+        },
+        priority: row.get("priority")?,
+        unique: row.get("uniq")?,
+        joined_to: row.get::<_, Option<String>>("joined_to")?.and_then(|id| JobId::new(id).ok()),
+        retries: row.get("retries")?,
         closed: row.get("closed")?,
         admitted_at: time("admitted_at")?,
         started_at: maybe("started_at")?,
@@ -89,23 +115,46 @@ fn end(row: &Row<'_>) -> rusqlite::Result<Result<Option<Settlement>, String>> {
     Ok(read().map_err(|error: serde_json::Error| format!("its end: {error}")))
 }
 
-/// Adds a job; its row's number becomes its place.
-pub(super) fn insert(conn: &Connection, id: &str, data: &str, record: &Record) -> rusqlite::Result<()> {
-    let mut insert = conn.prepare_cached(
-        "INSERT INTO jobs (id, data, state, token, due, lease_end, runs, attempts, crashes, waits, steps, \
-         duplicates, journal_bytes, cancel, closed, admitted_at) \
-         VALUES (?1, ?2, ?3, 0, ?4, 0, 0, 0, 0, 0, 0, 0, 0, 0, ?5, ?4)",
-    )?;
-    insert.execute((id, data, state_word(record.state), record.due.millis(), &record.closed))?;
-    Ok(())
+const ASKED: i64 = 1;
+const TOLD: i64 = 2;
+
+fn cancel_number(cancel: Cancel) -> i64 {
+    match cancel {
+        Cancel::No => 0,
+        Cancel::Asked => ASKED,
+        Cancel::Told => TOLD,
+    }
 }
 
-/// Keeps a record that was changed.
-pub(super) fn save(conn: &Connection, record: &Record) -> rusqlite::Result<()> {
+/// Adds a job whose record is new; its row's number becomes the order of its admission.
+pub(super) fn insert(
+    conn: &Connection,
+    job: &Job,
+    data: &str,
+    record: &Record,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    let mut insert = conn.prepare_cached(
+        "INSERT INTO jobs (id, data, state, line, priority, owner, repo, uniq, retries, token, due, lease_end, \
+         runs, attempts, crashes, waits, steps, duplicates, journal_bytes, cancel, closed, admitted_at) \
+         VALUES (?, ?, 'ended', NULL, ?, ?, ?, ?, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', ?)",
+    )?;
+    let place = Place::of(job);
+    let Place { priority, owner, repo, .. } = &place;
+    let id = job.id.as_str();
+    insert.execute((id, data, priority, owner, repo, &record.unique, record.admitted_at.millis()))?;
+    let seq = u64::try_from(conn.last_insert_rowid()).unwrap_or(0);
+    save(conn, &Place { seq, ..place }, &Record { seq, ..record.clone() }, now)
+}
+
+/// Keeps a record that was changed, and gives the job its place.
+pub(super) fn save(conn: &Connection, from: &Place, record: &Record, now: Timestamp) -> rusqlite::Result<()> {
+    let to = Place { line: record.line(now), due: record.due, ..from.clone() };
     let end = record.end.as_ref();
     let fields: Option<Vec<_>> = end.map(|end| further_fields(end).collect());
     let mut update = conn.prepare_cached(
-        "UPDATE jobs SET state = :state, token = :token, due = :due, lease_end = :lease_end, runs = :runs, \
+        "UPDATE jobs SET state = :state, line = :line, joined_to = :joined_to, retries = :retries, \
+         admitted_at = :admitted_at, token = :token, due = :due, lease_end = :lease_end, runs = :runs, \
          attempts = :attempts, crashes = :crashes, waits = :waits, steps = :steps, \
          duplicates = :duplicates, journal_bytes = :journal_bytes, cancel = :cancel, closed = :closed, \
          started_at = :started_at, ended_at = :ended_at, waiting_for = :waiting_for, runner = :runner, \
@@ -125,7 +174,11 @@ pub(super) fn save(conn: &Connection, record: &Record) -> rusqlite::Result<()> {
         ":steps": record.counts.steps,
         ":duplicates": record.duplicates,
         ":journal_bytes": record.journal_bytes,
-        ":cancel": record.cancel,
+        ":line": to.line.map(line_word),
+        ":joined_to": record.joined_to.as_ref().map(JobId::as_str),
+        ":retries": record.retries,
+        ":admitted_at": record.admitted_at.millis(),
+        ":cancel": cancel_number(record.cancel),
         ":closed": record.closed,
         ":started_at": record.started_at.map(Timestamp::millis),
         ":ended_at": record.ended_at.map(Timestamp::millis),
@@ -136,5 +189,24 @@ pub(super) fn save(conn: &Connection, record: &Record) -> rusqlite::Result<()> {
         ":result": end.map(|end| end.result.to_string()),
         ":fields": fields.map(|fields| serde_json::to_string(&fields).unwrap_or_else(|_| "[]".into())),
     })?;
-    Ok(())
+    moved(conn, from, &to)
+}
+
+/// The living job that a key belongs to.
+pub(super) fn alive(conn: &Connection, unique: Option<&String>) -> rusqlite::Result<Option<JobId>> {
+    let Some(key) = unique else { return Ok(None) };
+    let mut alive = conn.prepare_cached(
+        "SELECT id FROM jobs INDEXED BY jobs_unique WHERE uniq = ? AND uniq IS NOT NULL AND state <> 'ended'",
+    )?;
+    let id: Option<String> = alive.query_row([key], |row| row.get(0)).optional()?;
+    Ok(id.and_then(|id| JobId::new(id).ok()))
+}
+
+/// Whether a lease's job is to be called off, and whether its run was told.
+pub(super) fn called_off(conn: &Connection, lease: &Lease) -> rusqlite::Result<(bool, bool)> {
+    let mut cancel =
+        conn.prepare_cached("SELECT cancel FROM jobs WHERE id = ? AND token = ? AND state = 'running'")?;
+    let found = cancel.query_row(params![lease.job.as_str(), lease.token.0], |row| row.get::<_, i64>(0));
+    let cancel = found.optional()?.unwrap_or(0);
+    Ok((cancel != 0, cancel == TOLD))
 }

@@ -12,59 +12,25 @@ use crate::{Result, StoreError};
 const APPLICATION_ID: i64 = 0x5374_6664;
 
 /// The schema that this build reads and writes.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
+
+/// Sets the jobs of schema 1 aside, whose table had fewer columns.
+const LEAVE_1: &str = "
+DROP INDEX jobs_waiting;
+DROP INDEX jobs_running;
+DROP INDEX jobs_ended;
+DROP INDEX jobs_state;
+ALTER TABLE jobs RENAME TO old_jobs;";
+
+/// Takes them over into the tables of today.
+const FROM_1: &str = include_str!("from_1.sql");
 
 /// After an unclean end, a file of at most so many bytes is checked before it is used; a larger one
 /// would keep everybody waiting.
 const CHECKED_BYTES: u64 = 256 << 20;
 
-/// The queries name the index that they mean: without statistics SQLite would rather take the one by
-/// state, and sort the whole queue at every look.
-///
-/// Tables are STRICT, so that a row that can be selected at all has the types that we expect.
-const SCHEMA: &str = "
-CREATE TABLE jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    data TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'parked', 'ended')),
-    token INTEGER NOT NULL,
-    due INTEGER NOT NULL,
-    lease_end INTEGER NOT NULL,
-    runs INTEGER NOT NULL,
-    attempts INTEGER NOT NULL,
-    crashes INTEGER NOT NULL,
-    waits INTEGER NOT NULL,
-    steps INTEGER NOT NULL,
-    duplicates INTEGER NOT NULL,
-    journal_bytes INTEGER NOT NULL,
-    cancel INTEGER NOT NULL,
-    closed TEXT NOT NULL,
-    admitted_at INTEGER NOT NULL,
-    started_at INTEGER,
-    ended_at INTEGER,
-    waiting_for TEXT,
-    runner TEXT,
-    last_error TEXT,
-    end_status TEXT,
-    result TEXT,
-    fields TEXT
-) STRICT;
-CREATE INDEX jobs_waiting ON jobs (due, seq) WHERE state IN ('queued', 'parked');
-CREATE INDEX jobs_running ON jobs (lease_end) WHERE state = 'running';
-CREATE INDEX jobs_ended ON jobs (ended_at) WHERE state = 'ended';
-CREATE INDEX jobs_state ON jobs (state, seq);
-CREATE TABLE steps (
-    job INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    PRIMARY KEY (job, at)
-) STRICT;
-CREATE TABLE patches (
-    job INTEGER PRIMARY KEY,
-    body BLOB NOT NULL
-) STRICT;
-";
+/// The tables and their indices.
+const SCHEMA: &str = include_str!("schema.sql");
 
 /// Opens a connection to a file that may not be there yet, and makes the schema if it is not there.
 pub(super) fn open_writer(path: &Path, busy: Duration) -> Result<Connection> {
@@ -105,7 +71,7 @@ fn connect(path: &Path, busy: Duration) -> Result<Connection> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(|error| failure(path, &error))?;
     conn.busy_timeout(busy).map_err(|error| failure(path, &error))?;
-    conn.set_prepared_statement_cache_capacity(64);
+    conn.set_prepared_statement_cache_capacity(128);
     Ok(conn)
 }
 
@@ -118,6 +84,11 @@ fn make(path: &Path, conn: &Connection) -> Result<()> {
         conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     match (application, version, tables) {
         (APPLICATION_ID, VERSION, _) => Ok(()),
+        (APPLICATION_ID, 1, _) => {
+            tracing::info!(store = %path.display(), from = 1, to = VERSION, "bringing the file up to date");
+            [LEAVE_1, SCHEMA, FROM_1].iter().try_for_each(|sql| conn.execute_batch(sql)).map_err(failed)?;
+            conn.pragma_update(None, "user_version", VERSION).map_err(failed)
+        }
         (APPLICATION_ID, version, _) => Err(StoreError::Unusable(format!(
             "{} has schema {version}, this build knows {VERSION}: run a newer build, or name another file in \
              queue.url",

@@ -1,6 +1,7 @@
 //! What the SQLite store does inside a transaction.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -9,16 +10,29 @@ use steadfast_core::time::Timestamp;
 
 use super::rows::{self, Stored};
 use super::schema::{self, failure};
+use super::turns::{self, Held, Place};
 use crate::caps::Caps;
 use crate::memory::misplaced;
-use crate::record::{Record, Taken, closing, lease_of, lost, state_of, state_word, unreadable};
+use crate::packing::missing_step;
+use crate::record::{Record, Taken, closing, lost, state_of, state_word, unreadable};
 use crate::{
-    Admission, Cancellation, Claim, ClaimedFrom, Inspection, Lease, Renewal, Replay, Result, State,
-    StoreError,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Result, Retried, RetryFrom, State,
+    StoreError, Whom,
 };
 
 /// Most jobs that one purge removes.
 const PURGE_BATCH: usize = 100;
+
+/// Most expired leases that one claim looks at.
+const EXPIRED: usize = 1000;
+
+/// Who claims, and how.
+pub(super) struct Claimer {
+    pub runner: Arc<str>,
+    pub lease: Duration,
+    pub per_repo: u32,
+    pub only_called_off: bool,
+}
 
 /// A transaction, and the time at which it happens.
 pub(super) struct Tx<'a> {
@@ -41,67 +55,101 @@ impl<'a> Tx<'a> {
         self.sql(rows::load(self.conn, id.as_str()))
     }
 
-    fn record(&self, id: &JobId) -> Result<Option<Record>> {
-        let record = |stored: Stored| stored.record.map_err(|why| corrupt(id, &why));
-        self.load(id)?.map(record).transpose()
+    /// A job as it is kept, if its row can be read.
+    fn kept(&self, id: &JobId) -> Result<Option<(Record, Place)>> {
+        let Some(stored) = self.load(id)? else { return Ok(None) };
+        let record = stored.record.map_err(|why| corrupt(id, &why))?;
+        Ok(Some((record, stored.place)))
     }
 
-    fn leased(&self, lease: &Lease) -> Result<Record> {
-        self.record(&lease.job)?.ok_or_else(|| lost(lease))
+    fn leased(&self, lease: &Lease) -> Result<(Record, Place)> {
+        self.kept(&lease.job)?.ok_or_else(|| lost(lease))
     }
 
-    pub fn submit(&self, id: &JobId, data: &str) -> Result<Admission> {
+    fn save(&self, from: &Place, record: &Record) -> Result<()> {
+        self.sql(rows::save(self.conn, from, record, self.now))
+    }
+
+    pub fn submit(&self, job: &Job, data: &str, unique_issues: bool) -> Result<Admission> {
         let mut duplicate =
             self.sql(self.conn.prepare_cached("UPDATE jobs SET duplicates = duplicates + 1 WHERE id = ?"))?;
-        if self.sql(duplicate.execute([id.as_str()]))? > 0 {
+        if self.sql(duplicate.execute([job.id.as_str()]))? > 0 {
             return Ok(Admission::Duplicate);
         }
-        let record = Record::admitted(0, closing::submit(""), self.now);
-        self.sql(rows::insert(self.conn, id.as_str(), data, &record))?;
-        Ok(Admission::Queued)
+        let mut record = Record::admitted(0, closing::submit(""), self.now).with_wishes(job, unique_issues);
+        let alive = self.sql(rows::alive(self.conn, record.unique.as_ref()))?;
+        if let Some(to) = &alive {
+            record.joined(to, self.now);
+        }
+        self.sql(rows::insert(self.conn, job, data, &record, self.now))?;
+        Ok(alive.map_or(Admission::Queued, |to| Admission::Joined { to }))
     }
 
-    /// The next instant at which something can be claimed.
-    pub fn next(&self) -> Result<Option<Timestamp>> {
-        let mut next = self.sql(self.conn.prepare_cached(
-            "SELECT min(at) FROM ( \
-             SELECT min(due) AS at FROM jobs INDEXED BY jobs_waiting \
-             WHERE state IN ('queued', 'parked') UNION ALL \
-             SELECT min(lease_end) FROM jobs INDEXED BY jobs_running WHERE state = 'running')",
-        ))?;
-        let at: Option<i64> = self.sql(next.query_row([], |row| row.get(0)))?;
-        Ok(at.map(Timestamp::from_millis))
+    /// The next instant at which a claim does something.
+    pub fn next(&self, per_repo: u32) -> Result<Option<Timestamp>> {
+        let held = self.sql(Held::now(self.conn, per_repo))?;
+        self.sql(held.next(self.conn, self.now))
     }
 
-    /// Claims, first of all what `earlier` claimed and nobody heard of.
-    pub fn claim(&self, most: usize, earlier: &[Lease], lease: Duration, runner: &str) -> Result<Vec<Claim>> {
+    /// Claims, first of all what was claimed before and nobody heard of.
+    pub fn claim(&self, by: &Claimer, most: usize, earlier: &[Lease]) -> Result<Vec<Claim>> {
         let mut claims = Vec::new();
         for held in earlier {
-            claims.extend(self.deliver(held, lease)?);
+            claims.extend(self.deliver(held, by.lease)?);
         }
-        let mut candidates = self.candidates(
-            "SELECT id FROM jobs INDEXED BY jobs_running WHERE state = 'running' AND lease_end <= ? \
-             ORDER BY lease_end LIMIT ?",
-            most,
-        )?;
-        candidates.extend(self.candidates(
-            "SELECT id FROM jobs INDEXED BY jobs_waiting WHERE state IN ('queued', 'parked') AND due <= ? \
-             ORDER BY due, seq LIMIT ?",
-            most,
-        )?);
-        for id in candidates {
-            if claims.len() >= most {
-                break;
-            }
-            claims.extend(self.take(&id, lease, runner)?);
+        while claims.len() < most
+            && let Some(seq) = self.sql(turns::first_urgent(self.conn))?
+        {
+            claims.extend(self.take(seq, by)?);
+        }
+        if by.only_called_off {
+            return Ok(claims);
+        }
+        let held = self.sql(Held::now(self.conn, by.per_repo))?;
+        if held.all || claims.len() >= most {
+            return Ok(claims);
+        }
+        self.take_over(&held, by, most, &mut claims)?;
+        self.sql(turns::promote(self.conn, self.now))?;
+        while claims.len() < most
+            && let Some((seq, priority, owner)) = self.sql(held.first_ready(self.conn))?
+        {
+            self.sql(turns::served(self.conn, priority, &owner))?;
+            claims.extend(self.take(seq, by)?);
         }
         Ok(claims)
     }
 
-    fn candidates(&self, sql: &str, most: usize) -> Result<Vec<String>> {
-        let mut select = self.sql(self.conn.prepare_cached(sql))?;
-        let ids = self.sql(select.query_map(params![self.now.millis(), most], |row| row.get(0)))?;
-        self.sql(ids.collect())
+    /// Claims those whose leases are over; of owners who are paused, puts them back.
+    fn take_over(&self, held: &Held, by: &Claimer, most: usize, claims: &mut Vec<Claim>) -> Result<()> {
+        for (seq, id, owner) in self.sql(turns::expired(self.conn, self.now, EXPIRED + claims.len()))? {
+            if claims.len() >= most {
+                break;
+            }
+            if claims.iter().any(|claim| claim.lease.job.as_str() == id) {
+                continue;
+            }
+            if held.is_paused(&owner) && !self.put_back(seq)? {
+                continue;
+            }
+            claims.extend(self.take(seq, by)?);
+        }
+        Ok(())
+    }
+
+    /// Puts a job back whose runner is gone and whose owner is paused; whether it is to be claimed all
+    /// the same, since it is only to be called off.
+    fn put_back(&self, seq: u64) -> Result<bool> {
+        match self.sql(rows::load_row(self.conn, seq))? {
+            Some(Stored { record: Ok(mut record), place, .. }) => {
+                record.expire(self.now);
+                self.save(&place, &record)?;
+                Ok(record.is_urgent())
+            }
+            // Set aside when it is taken.
+            Some(Stored { record: Err(_), .. }) => Ok(true),
+            None => Ok(false),
+        }
     }
 
     /// A claim whose answer was lost on its way.
@@ -110,44 +158,60 @@ impl<'a> Tx<'a> {
             return Ok(None);
         }
         let Some(Ok((record, job))) = self.load(&held.job)?.map(Stored::read) else { return Ok(None) };
-        let from = match record.closed == closing::EXPIRED {
-            true => ClaimedFrom::ExpiredLease,
-            false => ClaimedFrom::Queue,
-        };
-        Ok(Some(claim_of(&record, job, from)))
+        let from = record.claimed_from();
+        Ok(Some(record.claimed(job, from)))
     }
 
-    fn take(&self, id: &str, lease: Duration, runner: &str) -> Result<Option<Claim>> {
-        let Some(stored) = self.sql(rows::load(self.conn, id))? else { return Ok(None) };
-        let seq = stored.seq;
+    fn take(&self, seq: u64, by: &Claimer) -> Result<Option<Claim>> {
+        let Some(stored) = self.sql(rows::load_row(self.conn, seq))? else { return Ok(None) };
+        let place = stored.place.clone();
         match stored.read() {
             Ok((mut record, job)) => {
-                let taken = record.claim(self.now, lease, runner);
-                self.sql(rows::save(self.conn, &record))?;
+                let taken = record.claim(self.now, by.lease, &by.runner);
+                self.save(&place, &record)?;
                 match taken {
-                    Taken::Claimed(from) => Ok(Some(claim_of(&record, job, from))),
+                    Taken::Claimed(from) => Ok(Some(record.claimed(job, from))),
                     Taken::CalledOff | Taken::No => Ok(None),
                 }
             }
             Err(why) => {
-                tracing::error!(job = id, why, "unreadable job set aside as failed");
+                tracing::error!(store = %self.path.display(), seq, why, "unreadable job set aside as failed");
                 let mut record = Record::admitted(seq, closing::submit(""), self.now);
                 record.ended(unreadable(&why), self.now);
-                self.sql(rows::save(self.conn, &record))?;
+                self.save(&place, &record)?;
                 Ok(None)
             }
         }
     }
 
     pub fn renew(&self, lease: &Lease, by: Duration) -> Result<Renewal> {
-        let Some(Ok(mut record)) = self.load(&lease.job)?.map(|stored| stored.record) else {
-            return Ok(Renewal::Lost);
-        };
+        let Some(stored) = self.load(&lease.job)? else { return Ok(Renewal::Lost) };
+        let Ok(mut record) = stored.record else { return Ok(Renewal::Lost) };
         let renewal = record.renew(lease, self.now, by);
         if renewal != Renewal::Lost {
-            self.sql(rows::save(self.conn, &record))?;
+            self.save(&stored.place, &record)?;
         }
         Ok(renewal)
+    }
+
+    /// Whether each lease's job is to be called off, and whether its run was told.
+    pub fn called_off(&self, leases: &[Lease]) -> Result<Vec<(bool, bool)>> {
+        leases.iter().map(|lease| self.sql(rows::called_off(self.conn, lease))).collect()
+    }
+
+    /// The same; from then on their runs are told.
+    pub fn tell(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        let mut called_off = Vec::new();
+        for lease in leases {
+            if let Some((mut record, place)) = self.kept(&lease.job)?
+                && record.holds(lease)
+                && record.told()
+            {
+                self.save(&place, &record)?;
+                called_off.push(lease.clone());
+            }
+        }
+        Ok(called_off)
     }
 
     pub fn append(
@@ -158,7 +222,7 @@ impl<'a> Tx<'a> {
         patch: Option<&[u8]>,
         caps: &Caps,
     ) -> Result<()> {
-        let mut record = self.leased(lease)?;
+        let (mut record, place) = self.leased(lease)?;
         record.check(lease)?;
         let have = record.counts.steps as usize;
         if at != have {
@@ -178,7 +242,7 @@ impl<'a> Tx<'a> {
             self.sql(self.sql(self.conn.prepare_cached(sql))?.execute(params![record.seq, patch]))?;
         }
         record.appended(steps.len(), bytes);
-        self.sql(rows::save(self.conn, &record))
+        self.save(&place, &record)
     }
 
     fn steps(&self, seq: u64, from: usize, most: usize) -> Result<Vec<Vec<u8>>> {
@@ -188,13 +252,22 @@ impl<'a> Tx<'a> {
         self.sql(bodies.collect())
     }
 
-    pub fn replay(&self, id: &JobId) -> Result<Replay> {
-        let Some(record) = self.record(id)? else { return Ok(Replay::default()) };
-        let steps = self.steps(record.seq, 0, record.counts.steps as usize)?;
-        if steps.len() != record.counts.steps as usize {
-            let (found, wanted) = (steps.len(), record.counts.steps);
-            return Err(corrupt(id, &format!("{found} steps where {wanted} were written")));
+    /// The journal as far as it is there: each step that was lost is one that says so.
+    pub fn replay(&self, id: &JobId, caps: &Caps) -> Result<Replay> {
+        let Some((record, _)) = self.kept(id)? else { return Ok(Replay::default()) };
+        let sql = "SELECT at, body FROM steps WHERE job = ? AND at < ? ORDER BY at";
+        let mut select = self.sql(self.conn.prepare_cached(sql))?;
+        let written = record.counts.steps as usize;
+        let rows = self.sql(select.query_map(params![record.seq, written], |row| {
+            Ok((row.get::<_, usize>(0)?, row.get::<_, Vec<u8>>(1)?))
+        }))?;
+        let mut steps = Vec::new();
+        for row in rows {
+            let (at, body) = self.sql(row)?;
+            fill(&mut steps, at, caps);
+            steps.push(body);
         }
+        fill(&mut steps, written, caps);
         let mut select = self.sql(self.conn.prepare_cached("SELECT body FROM patches WHERE job = ?"))?;
         let patch = self.sql(select.query_row([record.seq], |row| row.get(0)).optional())?;
         Ok(Replay { steps, patch: patch.unwrap_or_default() })
@@ -202,16 +275,52 @@ impl<'a> Tx<'a> {
 
     /// Changes the job that a lease is for.
     pub fn change(&self, lease: &Lease, to: impl FnOnce(&mut Record) -> Result<()>) -> Result<()> {
-        let mut record = self.leased(lease)?;
+        let (mut record, place) = self.leased(lease)?;
         to(&mut record)?;
-        self.sql(rows::save(self.conn, &record))
+        self.save(&place, &record)
     }
 
     pub fn cancel(&self, id: &JobId) -> Result<Cancellation> {
-        let Some(mut record) = self.record(id)? else { return Ok(Cancellation::Unknown) };
+        let Some((mut record, place)) = self.kept(id)? else { return Ok(Cancellation::Unknown) };
         let cancelled = record.cancel(self.now);
-        self.sql(rows::save(self.conn, &record))?;
+        self.save(&place, &record)?;
         Ok(cancelled)
+    }
+
+    pub fn retry(&self, id: &JobId, from: RetryFrom) -> Result<Retried> {
+        let Some((mut record, place)) = self.kept(id)? else { return Ok(Retried::Unknown) };
+        if record.state == State::Ended
+            && let Some(to) = self.sql(rows::alive(self.conn, record.unique.as_ref()))?
+        {
+            return Ok(Retried::Joined { to });
+        }
+        if !record.retry(from, self.now) {
+            return Ok(Retried::Alive);
+        }
+        if from == RetryFrom::Start {
+            self.forget_journal(record.seq)?;
+        }
+        self.save(&place, &record)?;
+        Ok(Retried::Queued)
+    }
+
+    fn forget_journal(&self, seq: u64) -> Result<()> {
+        for sql in ["DELETE FROM steps WHERE job = ?", "DELETE FROM patches WHERE job = ?"] {
+            self.sql(self.sql(self.conn.prepare_cached(sql))?.execute([seq]))?;
+        }
+        Ok(())
+    }
+
+    pub fn pause(&self, whom: &Whom) -> Result<()> {
+        self.sql(turns::pause(self.conn, whom))
+    }
+
+    pub fn resume(&self, whom: &Whom) -> Result<()> {
+        self.sql(turns::resume(self.conn, whom))
+    }
+
+    pub fn paused(&self) -> Result<Vec<Whom>> {
+        self.sql(turns::paused(self.conn))
     }
 
     pub fn inspect(&self, id: &JobId) -> Result<Option<Inspection>> {
@@ -259,23 +368,20 @@ impl<'a> Tx<'a> {
         ))?;
         let old = self.sql(select.query_map(params![before.millis(), PURGE_BATCH], |row| row.get(0)))?;
         let old: Vec<u64> = self.sql(old.collect())?;
-        for table in ["steps WHERE job", "patches WHERE job", "jobs WHERE seq"] {
-            let mut delete = self.sql(self.conn.prepare_cached(&format!("DELETE FROM {table} = ?")))?;
-            for seq in &old {
-                self.sql(delete.execute([seq]))?;
-            }
+        let mut delete = self.sql(self.conn.prepare_cached("DELETE FROM jobs WHERE seq = ?"))?;
+        for seq in &old {
+            self.forget_journal(*seq)?;
+            self.sql(delete.execute([seq]))?;
         }
         Ok(old.len() as u64)
     }
 }
 
-fn claim_of(record: &Record, job: Job, from: ClaimedFrom) -> Claim {
-    Claim {
-        lease: lease_of(&job.id, record.token),
-        job,
-        counts: record.counts,
-        admitted_at: record.admitted_at,
-        from,
+/// Puts a step that says so in the place of each that is missing before `at`. A count that no journal
+/// can have is somebody's edit, and is not believed.
+fn fill(steps: &mut Vec<Vec<u8>>, at: usize, caps: &Caps) {
+    while steps.len() < at.min(caps.steps.max(steps.len())) {
+        steps.push(missing_step());
     }
 }
 

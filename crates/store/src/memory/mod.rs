@@ -1,7 +1,8 @@
 //! The store in memory, for simulations and tests: tokio's clock, so that paused time works, and no
 //! order that a hash would decide.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod jobs;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,11 +15,12 @@ use tokio::time::Instant;
 use crate::caps::{Caps, MOST_CLAIMED};
 use crate::memory_ledger::MemoryLedger;
 use crate::packing::{pack, unpack};
-use crate::record::{Record, Taken, closing, lease_of, lost};
+use crate::record::{Record, Taken, closing, lost};
 use crate::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
-    Settlement, State, Store, StoreError,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
+    Settings, Settlement, State, Store, StoreError, Whom,
 };
+use jobs::{Entry, Jobs};
 
 /// Most jobs that one purge removes.
 const PURGE_BATCH: usize = 500;
@@ -30,7 +32,11 @@ pub struct MemoryStore {
     caps: Caps,
     lease: Duration,
     keep_ended: Duration,
+    unique_issues: bool,
+    per_repo: u32,
     runner: Arc<str>,
+    /// What was claimed by calls whose answer nobody heard.
+    undelivered: Arc<Mutex<Vec<Lease>>>,
 }
 
 struct Shared {
@@ -41,25 +47,6 @@ struct Shared {
     base: Timestamp,
     begun: Instant,
     ledger: Arc<MemoryLedger>,
-}
-
-#[derive(Default)]
-struct Jobs {
-    entries: BTreeMap<JobId, Entry>,
-    /// Queued and parked, in the order in which they are claimed.
-    due: BTreeSet<(Timestamp, u64, JobId)>,
-    /// Running, in the order in which their leases end.
-    leases: BTreeSet<(Timestamp, JobId)>,
-    /// Ended, oldest first.
-    ended: BTreeSet<(Timestamp, JobId)>,
-    admitted: u64,
-}
-
-struct Entry {
-    job: Job,
-    record: Record,
-    steps: Vec<Vec<u8>>,
-    patch: Vec<u8>,
 }
 
 impl MemoryStore {
@@ -73,7 +60,10 @@ impl MemoryStore {
             caps: Caps::new(settings),
             lease: settings.lease,
             keep_ended: settings.keep_ended,
+            unique_issues: settings.unique_issues,
+            per_repo: settings.per_repo_concurrency,
             runner: runner.into(),
+            undelivered: Arc::default(),
         }
     }
 
@@ -84,8 +74,21 @@ impl MemoryStore {
             caps: Caps::new(settings),
             lease: settings.lease,
             keep_ended: settings.keep_ended,
+            unique_issues: settings.unique_issues,
+            per_repo: settings.per_repo_concurrency,
             runner: runner.into(),
+            undelivered: Arc::default(),
         }
+    }
+
+    /// A claim's answer was lost between this store and who asked: as with the other stores, whose
+    /// answers get lost on wires of their own, the next claim delivers it again.
+    pub fn unheard(&self, claims: &[Claim]) {
+        self.undelivered().extend(claims.iter().map(|claim| claim.lease.clone()));
+    }
+
+    fn undelivered(&self) -> MutexGuard<'_, Vec<Lease>> {
+        self.undelivered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn time(&self) -> Timestamp {
@@ -97,54 +100,54 @@ impl MemoryStore {
         self.shared.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What was claimed by calls whose answer nobody heard, as far as it is still ours.
+    fn deliver_again(&self, most: usize) -> Vec<Claim> {
+        let now = self.time();
+        let mut jobs = self.jobs();
+        let mut undelivered = self.undelivered();
+        let earlier = undelivered.len().min(most.min(MOST_CLAIMED));
+        let again = |lease: Lease| {
+            jobs.change(&lease.job, now, |entry| {
+                let Entry { job, record, .. } = entry;
+                let held = record.renew(&lease, now, self.lease) != Renewal::Lost;
+                held.then(|| record.claimed(job.clone(), record.claimed_from()))
+            })
+        };
+        undelivered.drain(..earlier).filter_map(again).flatten().collect()
+    }
+
+    /// Claims what `next` names, one after the other, after those that it has.
+    fn take(
+        &self,
+        mut claims: Vec<Claim>,
+        most: usize,
+        next: impl Fn(&mut Jobs, Timestamp, &[Claim]) -> Option<JobId>,
+    ) -> Vec<Claim> {
+        let most = most.min(MOST_CLAIMED);
+        let now = self.time();
+        let mut jobs = self.jobs();
+        while claims.len() < most {
+            let Some(id) = next(&mut jobs, now, &claims) else { break };
+            let claim = jobs.change(&id, now, |entry| {
+                let Entry { job, record, .. } = entry;
+                match record.claim(now, self.lease, &self.runner) {
+                    Taken::No | Taken::CalledOff => None,
+                    Taken::Claimed(from) => Some(record.claimed(job.clone(), from)),
+                }
+            });
+            claims.extend(claim.flatten());
+        }
+        claims
+    }
+
     /// Changes the job that a lease is for.
     fn change(&self, lease: &Lease, to: impl FnOnce(&mut Record, Timestamp) -> Result<()>) -> Result<()> {
         let now = self.time();
-        self.jobs().change(&lease.job, |entry| to(&mut entry.record, now)).ok_or_else(|| lost(lease))??;
+        self.jobs()
+            .change(&lease.job, now, |entry| to(&mut entry.record, now))
+            .ok_or_else(|| lost(lease))??;
         self.shared.changed.notify_waiters();
         Ok(())
-    }
-}
-
-impl Jobs {
-    /// Changes one job and keeps the indices in step; `None` if there is no such job.
-    fn change<T>(&mut self, id: &JobId, to: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        self.unindex(id);
-        let result = self.entries.get_mut(id).map(to);
-        self.index(id);
-        result
-    }
-
-    fn unindex(&mut self, id: &JobId) {
-        let Some(Entry { record, .. }) = self.entries.get(id) else { return };
-        match record.state {
-            State::Queued | State::Parked => self.due.remove(&(record.due, record.seq, id.clone())),
-            State::Running => self.leases.remove(&(record.lease_end, id.clone())),
-            State::Ended => self.ended.remove(&(record.at(), id.clone())),
-        };
-    }
-
-    fn index(&mut self, id: &JobId) {
-        let Some(Entry { record, .. }) = self.entries.get(id) else { return };
-        match record.state {
-            State::Queued | State::Parked => self.due.insert((record.due, record.seq, id.clone())),
-            State::Running => self.leases.insert((record.lease_end, id.clone())),
-            State::Ended => self.ended.insert((record.at(), id.clone())),
-        };
-    }
-
-    /// The next instant at which something can be claimed.
-    fn next(&self) -> Option<Timestamp> {
-        let due = self.due.first().map(|(due, ..)| *due);
-        let lease = self.leases.first().map(|(end, _)| *end);
-        due.into_iter().chain(lease).min()
-    }
-
-    /// What may be claimed: expired leases first, then due jobs in order, up to `most` of each.
-    fn claimable(&self, now: Timestamp, most: usize) -> Vec<JobId> {
-        let expired = self.leases.iter().take_while(|(end, _)| *end <= now).map(|(_, id)| id);
-        let due = self.due.iter().take_while(|(due, ..)| *due <= now).map(|(.., id)| id);
-        expired.take(most).chain(due.take(most)).cloned().collect()
     }
 }
 
@@ -154,17 +157,21 @@ impl Store for MemoryStore {
         self.caps.encode_job(job)?;
         let now = self.time();
         let mut jobs = self.jobs();
-        if jobs.change(&job.id, |entry| entry.record.duplicates += 1).is_some() {
+        if let Some(entry) = jobs.entries.get_mut(&job.id) {
+            entry.record.duplicates += 1;
             return Ok(Admission::Duplicate);
         }
         jobs.admitted += 1;
         let record = Record::admitted(jobs.admitted, closing::submit(""), now);
-        let entry = Entry { job: job.clone(), record, steps: Vec::new(), patch: Vec::new() };
-        jobs.entries.insert(job.id.clone(), entry);
-        jobs.index(&job.id);
+        let mut record = record.with_wishes(job, self.unique_issues);
+        let alive = jobs.alive(record.unique.as_ref());
+        if let Some(to) = &alive {
+            record.joined(to, now);
+        }
+        jobs.insert(&job.id, Entry { job: job.clone(), record, steps: Vec::new(), patch: Vec::new() }, now);
         drop(jobs);
         self.shared.changed.notify_waiters();
-        Ok(Admission::Queued)
+        Ok(alive.map_or(Admission::Queued, |to| Admission::Joined { to }))
     }
 
     async fn wait(&self, longest: Duration) -> Result<()> {
@@ -175,9 +182,10 @@ impl Store for MemoryStore {
             tokio::pin!(changed);
             changed.as_mut().enable();
             let now = self.time();
-            let next = self.jobs().next();
+            let next = self.jobs().next(now, self.per_repo);
             let wake = next.map_or(end, |next| end.min(Instant::now() + next.since(now)));
-            if next.is_some_and(|next| next <= now) || Instant::now() >= end {
+            let there = next.is_some_and(|next| next <= now) || !self.undelivered().is_empty();
+            if there || Instant::now() >= end {
                 return Ok(());
             }
             tokio::select! {
@@ -188,38 +196,29 @@ impl Store for MemoryStore {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let most = most.min(MOST_CLAIMED);
-        let now = self.time();
-        let mut jobs = self.jobs();
-        let mut claims = Vec::new();
-        for id in jobs.claimable(now, most) {
-            if claims.len() >= most {
-                break;
-            }
-            let claim = jobs.change(&id, |entry| {
-                let Entry { job, record, .. } = entry;
-                match record.claim(now, self.lease, &self.runner) {
-                    Taken::No | Taken::CalledOff => None,
-                    Taken::Claimed(from) => Some(Claim {
-                        lease: lease_of(&id, record.token),
-                        job: job.clone(),
-                        counts: record.counts,
-                        admitted_at: record.admitted_at,
-                        from,
-                    }),
-                }
-            });
-            claims.extend(claim.flatten());
-        }
-        Ok(claims)
+        let claims = self.deliver_again(most);
+        Ok(self.take(claims, most, |jobs, now, taken| jobs.first(now, self.per_repo, taken)))
+    }
+
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        Ok(self.take(Vec::new(), most, |jobs, _, _| jobs.first_called_off()))
     }
 
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
         let now = self.time();
         let mut jobs = self.jobs();
         let renew =
-            |lease: &Lease| jobs.change(&lease.job, |entry| entry.record.renew(lease, now, self.lease));
+            |lease: &Lease| jobs.change(&lease.job, now, |entry| entry.record.renew(lease, now, self.lease));
         Ok(leases.iter().map(renew).map(|renewal| renewal.unwrap_or(Renewal::Lost)).collect())
+    }
+
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        let mut jobs = self.jobs();
+        let told = |lease: &&Lease| {
+            let entry = jobs.entries.get_mut(&lease.job);
+            entry.is_some_and(|entry| entry.record.holds(lease) && entry.record.told())
+        };
+        Ok(leases.iter().filter(told).cloned().collect())
     }
 
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
@@ -272,8 +271,46 @@ impl Store for MemoryStore {
 
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
         let now = self.time();
-        let cancelled = self.jobs().change(job, |entry| entry.record.cancel(now));
+        let cancelled = self.jobs().change(job, now, |entry| entry.record.cancel(now));
+        self.shared.changed.notify_waiters();
         Ok(cancelled.unwrap_or(Cancellation::Unknown))
+    }
+
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        let now = self.time();
+        let mut jobs = self.jobs();
+        let Some(entry) = jobs.entries.get(job) else { return Ok(Retried::Unknown) };
+        if entry.record.state == State::Ended
+            && let Some(to) = jobs.alive(entry.record.unique.as_ref())
+        {
+            return Ok(Retried::Joined { to });
+        }
+        let retried = jobs.change(job, now, |entry| {
+            let retried = entry.record.retry(from, now);
+            if retried && from == RetryFrom::Start {
+                entry.steps.clear();
+                entry.patch.clear();
+            }
+            retried
+        });
+        drop(jobs);
+        self.shared.changed.notify_waiters();
+        Ok(if retried == Some(true) { Retried::Queued } else { Retried::Alive })
+    }
+
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        self.jobs().paused.insert(whom.clone());
+        Ok(())
+    }
+
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        self.jobs().paused.remove(whom);
+        self.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        Ok(self.jobs().paused.iter().cloned().collect())
     }
 
     async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {
@@ -304,8 +341,7 @@ impl Store for MemoryStore {
         let old = jobs.ended.iter().take_while(|(ended, _)| *ended <= before).take(PURGE_BATCH);
         let old: Vec<_> = old.cloned().collect();
         for (_, id) in &old {
-            jobs.unindex(id);
-            jobs.entries.remove(id);
+            jobs.remove(id);
         }
         Ok(old.len() as u64)
     }
