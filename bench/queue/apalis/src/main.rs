@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io::Write;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -124,9 +125,11 @@ async fn worker(client: Client, concurrency: usize) -> anyhow::Result<()> {
     let mut worker = Some(worker);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let (mut ticks, mut told) = (tokio::time::interval(Duration::from_millis(10)), 0);
+    let mut running: Pin<Box<dyn Future<Output = anyhow::Result<()>>>> = Box::pin(std::future::pending());
     loop {
         let line = tokio::select! {
             line = lines.next_line() => line?,
+            ended = &mut running => return ended,
             _ = ticks.tick() => {
                 let done = tally.done.load(Ordering::Relaxed);
                 if done > told {
@@ -139,11 +142,7 @@ async fn worker(client: Client, concurrency: usize) -> anyhow::Result<()> {
         match line.as_deref() {
             Some("go") => {
                 if let Some(worker) = worker.take() {
-                    tokio::spawn(async move {
-                        if let Err(error) = worker.run().await {
-                            eprintln!("apalis: {error}");
-                        }
-                    });
+                    running = Box::pin(async { worker.run().await.context("the worker ended") });
                 }
             }
             Some("pickup") => tally.pickup.store(true, Ordering::Relaxed),
