@@ -274,6 +274,12 @@ impl Lane {
         self.last_sent = Some(now);
     }
 
+    /// Whether something was taken at `sent`, and not given back.
+    pub fn knows(&self, sent: Tick) -> bool {
+        let at = self.log.partition_point(|(at, _)| *at < sent);
+        self.log.get(at).is_some_and(|(at, left)| *at == sent && *left > 0.0)
+    }
+
     /// What was taken at `sent` was not counted by the server.
     pub fn undo(&mut self, now: Tick, sent: Tick, amount: f64) {
         self.correct(now, sent, amount, 0.0);

@@ -157,7 +157,18 @@ impl Budget {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.requests.undo(now, sent, 1.0);
         self.tokens.undo(now, sent, tokens as f64);
+        self.felt.unsent();
         self.door.unsent(sent);
+    }
+
+    /// The same of one whose place among the concurrent ones is free already.
+    pub fn unspend(&mut self, now: Tick, sent: Tick, tokens: u64) {
+        let (now, sent) = (inside(now), inside(sent));
+        if self.requests.knows(sent) {
+            self.requests.undo(now, sent, 1.0);
+            self.tokens.undo(now, sent, tokens as f64);
+            self.felt.unsent();
+        }
     }
 
     /// The request taken at `sent` ended: its place among the concurrent ones is free, the tokens

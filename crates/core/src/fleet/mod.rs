@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::words::{Grants, Met, Plan, Want, Word};
+pub use self::words::{Grants, Met, Plan, Unused, Want, Word};
 
 use self::keeper::Keeper;
+use self::words::MOST_TOLD;
 use crate::budget::{Budget, Closed, Kind, LimitSettings, Outcome, Source, Tick};
 use crate::failure::GateReason;
 use crate::headers::Observed;
@@ -30,6 +31,8 @@ use crate::headers::Observed;
 const GRACE: Duration = Duration::from_secs(2);
 /// A need that falls is believed after this long: between two calls a job asks for nothing.
 const REMEMBERED: Duration = Duration::from_secs(8);
+/// So many requests' tokens may be left over, or overspent, by estimates that were off.
+const POOL: f64 = 4.0;
 
 /// What is to be done for the fleet's sake.
 #[derive(Clone, Debug)]
@@ -97,6 +100,7 @@ struct Granted {
     at: Tick,
     until: Tick,
     probe: bool,
+    tokens: u64,
 }
 
 /// What the last plan said, for the time without one.
@@ -119,8 +123,16 @@ pub struct Fleet {
     own: Option<Box<Budget>>,
     epoch: u64,
     stock: VecDeque<Granted>,
-    /// Tokens that came with permits and are not spent.
+    /// Tokens that came with permits that are used, and are not spent; less than none: overspent.
     pool: f64,
+    /// Tokens of those that wait, in the order of their turns, where they are counted.
+    sizes: Vec<u64>,
+    /// How many sizes the keeper was told, and no permit came for.
+    asked: usize,
+    /// Permits that nobody could use, to be given back.
+    unused: Vec<Unused>,
+    /// Whether there is less than is wanted: then what is not used is given back.
+    tight: bool,
     counts_tokens: bool,
     flight: Option<u32>,
     in_flight: u32,
@@ -160,6 +172,10 @@ impl Fleet {
             epoch: 0,
             stock: VecDeque::new(),
             pool: 0.0,
+            sizes: Vec::new(),
+            asked: 0,
+            unused: Vec::new(),
+            tight: false,
             counts_tokens: false,
             flight: None,
             in_flight: 0,
@@ -227,14 +243,37 @@ impl Fleet {
         self.jobs = self.peak.0;
     }
 
+    /// Tokens of the requests that wait, in the order of their turns.
+    pub fn sizes(&mut self, sizes: impl Iterator<Item = u64>) {
+        self.sizes.clear();
+        if self.counts_tokens {
+            self.sizes.extend(sizes.take(MOST_TOLD));
+        }
+    }
+
     fn wants(&self) -> Want {
         Want {
             from: self.me.clone(),
             jobs: self.jobs,
             admitted: self.admitted,
             tokens: self.cost.ceil() as u64,
+            stock: u32::try_from(self.stock.len()).unwrap_or(u32::MAX),
+            sizes: self.uncovered(),
+            unused: Vec::new(),
             observed: None,
         }
+    }
+
+    /// Sizes of those that wait for whom no permits are there.
+    fn uncovered(&self) -> Vec<u64> {
+        let held: u64 = self.stock.iter().map(|granted| granted.tokens).sum();
+        let mut left = held as f64 + self.pool;
+        let covered = |tokens: &&u64| {
+            left -= **tokens as f64;
+            left >= -1e-6
+        };
+        let covered = self.sizes.iter().take_while(covered).count();
+        self.sizes.get(covered..).unwrap_or_default().to_vec()
     }
 
     /// The gate, if it is closed at `now`.
@@ -260,16 +299,26 @@ impl Fleet {
         if let Some(gate) = self.gate(now) {
             return gate.until - now;
         }
-        while self.stock.front().is_some_and(|granted| granted.until <= now) {
-            self.stock.pop_front();
-        }
+        self.expire(now);
         let Some(first) = self.stock.front().copied() else { return Duration::MAX };
-        if self.counts_tokens && self.pool < tokens as f64 && self.stock.len() < 2 {
-            // More comes with the permits to come; a request larger than two permits' tokens waits
-            // for what others leave of theirs.
-            return Duration::MAX;
+        if !self.counts_tokens || first.probe {
+            return first.at.saturating_sub(now);
         }
-        first.at.saturating_sub(now)
+        // A large one takes as many permits as bring its tokens.
+        let mut left = tokens as f64 - self.pool;
+        let enough = self.stock.iter().find(|granted| {
+            left -= granted.tokens as f64;
+            left <= 1e-6
+        });
+        enough.map_or(Duration::MAX, |granted| granted.at.saturating_sub(now))
+    }
+
+    /// Forgets permits whose time is over.
+    fn expire(&mut self, now: Tick) {
+        while let Some(granted) = self.stock.front().copied().filter(|granted| granted.until <= now) {
+            self.stock.pop_front();
+            self.not_used(granted);
+        }
     }
 
     /// Spends one permit; [`Fleet::wait`] said zero before. Returns the permit's instant, by which
@@ -280,13 +329,18 @@ impl Fleet {
             budget.take(now, tokens);
             return now;
         }
-        let mut taken = self.stock.pop_front();
-        self.pool -= tokens as f64;
-        // A large one takes a second permit, for the tokens that come with it.
-        while self.counts_tokens && self.pool < 0.0 && self.stock.front().is_some_and(|next| next.at <= now) {
-            taken = self.stock.pop_front();
-            self.pool += self.cost;
+        let mut taken = None;
+        while let Some(granted) = self.stock.pop_front() {
+            taken = Some(granted);
+            self.pool += granted.tokens as f64;
+            let enough = !self.counts_tokens || granted.probe || self.pool >= tokens as f64 - 1e-6;
+            if enough || self.stock.front().is_none_or(|next| next.at > now) {
+                break;
+            }
         }
+        let bound = self.cost.max(1.0) * POOL;
+        self.pool =
+            if self.counts_tokens { (self.pool - tokens as f64).clamp(-bound, bound) } else { 0.0 };
         taken.map_or(now, |granted| granted.at)
     }
 
@@ -297,8 +351,7 @@ impl Fleet {
             budget.untake(now, permit, tokens);
             return;
         }
-        self.pool += tokens as f64;
-        self.stock.push_front(Granted { at: permit, until: permit + GRACE, probe: false });
+        self.stock.push_front(Granted { at: permit, until: permit.max(now) + GRACE, probe: false, tokens });
     }
 
     /// The request with this permit, sent at `sent`, ended: see [`Budget::done`].

@@ -532,6 +532,9 @@ impl World<'_> {
         let admitted = process.jobs.iter().sum::<usize>() as f64 / f64::from(jobs.max(1));
         let waiting = process.waiting.len() as u32;
         process.fleet.need(at, jobs, waiting, admitted);
+        let calls = &self.calls;
+        let states = &self.jobs;
+        process.fleet.sizes(process.waiting.iter().map(|job| calls[*job][states[*job].call].estimate));
         let mut next = Duration::MAX;
         while let Some(job) = self.processes[index].waiting.first().copied() {
             let estimate = self.call(job).estimate;
