@@ -311,6 +311,18 @@ impl Lane {
         }
     }
 
+    /// What was taken was `by` more, by the server's count; of which request is not known.
+    pub fn overspent(&mut self, now: Tick, by: f64) {
+        self.advance(now);
+        self.level = (self.level - by).min(self.room());
+        self.in_window = (self.in_window + by).max(0.0);
+        if let Some((_, last)) = self.log.back_mut() {
+            let before = *last;
+            *last = (*last + by).max(0.0);
+            self.rolling = (self.rolling + *last - before).max(0.0);
+        }
+    }
+
     /// What the server said was left when it met the request sent at `sent`. Less than we think is
     /// believed; more, only of a bucket whose size nobody told.
     pub fn believe(&mut self, now: Tick, sent: Tick, remaining: f64) {

@@ -171,6 +171,11 @@ impl Budget {
         }
     }
 
+    /// Requests cost `by` more tokens than was estimated, or less.
+    pub fn overspent(&mut self, now: Tick, by: f64) {
+        self.tokens.overspent(inside(now), by);
+    }
+
     /// The request taken at `sent` ended: its place among the concurrent ones is free, the tokens
     /// are corrected from the estimate to what the server counted, and how it was met teaches.
     pub fn done(&mut self, now: Tick, sent: Tick, estimated: u64, actual: Option<u64>, outcome: Outcome) {
@@ -215,6 +220,14 @@ impl Budget {
         let hint = self.door.judge(now, hint);
         if self.door.rejected(now, sent, hint) {
             self.felt.straggler(sent, &mut self.requests);
+            return;
+        }
+        let tokens_were_short = self.tokens.most.is_finite()
+            && self.requests.most.is_finite()
+            && (self.requests.kind, self.tokens.kind) == (Kind::Bucket, Kind::Bucket)
+            && !self.requests.is_pressed();
+        if tokens_were_short {
+            self.tokens.drain(now, hint.unwrap_or_default());
             return;
         }
         if self.felt.rejected(now, sent, hint, &mut self.requests) {

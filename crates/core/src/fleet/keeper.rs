@@ -132,6 +132,9 @@ impl Keeper {
             self.commit(now);
             self.budget.learn(now, *sent, observed);
         }
+        if want.off != 0 {
+            self.budget.overspent(now, want.off as f64);
+        }
         let least = self.peers.values().map(|peer| peer.pass).fold(f64::INFINITY, f64::min);
         let least = if least.is_finite() { least } else { 0.0 };
         if self.peers.len() >= MOST_MEMBERS && !self.peers.contains_key(&want.from) {
@@ -154,7 +157,7 @@ impl Keeper {
         let hungry = peer.sizes.is_empty() && !want.sizes.is_empty();
         peer.sizes = want.sizes.iter().copied().collect();
         let unused = want.unused.clone();
-        peer.want = Want { sizes: Vec::new(), unused: Vec::new(), observed: None, ..want };
+        peer.want = Want { sizes: Vec::new(), unused: Vec::new(), off: 0, observed: None, ..want };
         if begins {
             self.next_plan = self.next_plan.min(now);
         }
@@ -215,7 +218,13 @@ impl Keeper {
         self.commit(now);
         let before = (self.budget.is_shut(), self.budget.rate());
         self.probing = self.probing.filter(|(probe, _)| *probe != permit);
-        self.unsettled.retain(|dealt| dealt.at != permit);
+        let out = self.unsettled.iter().position(|dealt| dealt.at == permit);
+        if let Some(out) = out {
+            self.unsettled.remove(out);
+        } else if outcome == Some(Outcome::Accepted) {
+            // Counted as let in already.
+            return;
+        }
         match outcome {
             Some(Outcome::Rejected(hint)) => self.budget.refused(now, permit, sent, tokens, hint),
             Some(outcome) => self.budget.done(now, permit, tokens, None, outcome),
@@ -229,7 +238,8 @@ impl Keeper {
                 self.planned_until = self.planned_until.min(now);
             }
         }
-        if (self.budget.is_shut(), self.budget.rate()) != before {
+        let cut = matches!(outcome, Some(Outcome::Rejected(_))) && self.budget.rate() != before.1;
+        if cut || self.budget.is_shut() != before.0 {
             // What was dealt at another rate would be refused like this one.
             self.replan(now);
         }
@@ -348,7 +358,7 @@ impl Keeper {
             }
         }
         // Whether somebody could have used more.
-        let tight = rows.iter().any(|row| row.left > 0);
+        let tight = rows.iter().any(|row| row.left > 0 || row.by_size);
         self.blind = if tight { 1 } else { (self.blind * 2).min(LONGEST_BLIND) };
         if rows.is_empty() {
             next = undecided.unwrap_or(now + IDLE_PLAN);
@@ -407,6 +417,7 @@ impl Keeper {
                 probe: false,
                 declined: peer.declined + DECLINED > now,
                 flight: None,
+                by_size: tokens_bind,
                 sizes: if tokens_bind { peer.sizes.clone() } else { VecDeque::new() },
                 dealt: Vec::new(),
             }
@@ -454,7 +465,9 @@ impl Keeper {
             if let Some(peer) = self.peers.get_mut(&row.to) {
                 peer.pass = row.pass;
                 peer.stock += row.offsets.len() as f64;
-                peer.sizes = row.sizes;
+                if row.by_size {
+                    peer.sizes = row.sizes;
+                }
             }
             if row.offsets.is_empty() && row.flight.is_none() && !counts {
                 continue;
@@ -501,7 +514,8 @@ struct Row {
     declined: bool,
     /// Requests at once that it may have.
     flight: Option<u32>,
-    /// Of those that wait.
+    /// Whether it is dealt by the sizes of those that wait.
+    by_size: bool,
     sizes: VecDeque<u64>,
     /// Tokens with each of `offsets`.
     dealt: Vec<u64>,

@@ -31,8 +31,6 @@ use crate::headers::Observed;
 const GRACE: Duration = Duration::from_secs(2);
 /// A need that falls is believed after this long: between two calls a job asks for nothing.
 const REMEMBERED: Duration = Duration::from_secs(8);
-/// So many requests' tokens may be left over, or overspent, by estimates that were off.
-const POOL: f64 = 4.0;
 
 /// What is to be done for the fleet's sake.
 #[derive(Clone, Debug)]
@@ -123,8 +121,8 @@ pub struct Fleet {
     own: Option<Box<Budget>>,
     epoch: u64,
     stock: VecDeque<Granted>,
-    /// Tokens that came with permits that are used, and are not spent; less than none: overspent.
-    pool: f64,
+    /// Tokens that requests cost beyond what came with their permits, not told yet.
+    off: f64,
     /// Tokens of those that wait, in the order of their turns, where they are counted.
     sizes: Vec<u64>,
     /// How many sizes the keeper was told, and no permit came for.
@@ -171,7 +169,7 @@ impl Fleet {
             own: None,
             epoch: 0,
             stock: VecDeque::new(),
-            pool: 0.0,
+            off: 0.0,
             sizes: Vec::new(),
             asked: 0,
             unused: Vec::new(),
@@ -260,20 +258,26 @@ impl Fleet {
             stock: u32::try_from(self.stock.len()).unwrap_or(u32::MAX),
             sizes: self.uncovered(),
             unused: Vec::new(),
+            off: 0,
             observed: None,
         }
     }
 
-    /// Sizes of those that wait for whom no permits are there.
+    /// What those that wait need beyond the permits that are there.
     fn uncovered(&self) -> Vec<u64> {
-        let held: u64 = self.stock.iter().map(|granted| granted.tokens).sum();
-        let mut left = held as f64 + self.pool;
-        let covered = |tokens: &&u64| {
-            left -= **tokens as f64;
-            left >= -1e-6
-        };
-        let covered = self.sizes.iter().take_while(covered).count();
-        self.sizes.get(covered..).unwrap_or_default().to_vec()
+        let mut stock = self.stock.iter();
+        let mut uncovered = Vec::new();
+        for size in &self.sizes {
+            let mut left = *size;
+            let covered = stock.by_ref().any(|granted| {
+                left = left.saturating_sub(granted.tokens);
+                left == 0
+            });
+            if !covered {
+                uncovered.push(left.max(1));
+            }
+        }
+        uncovered
     }
 
     /// The gate, if it is closed at `now`.
@@ -305,10 +309,10 @@ impl Fleet {
             return first.at.saturating_sub(now);
         }
         // A large one takes as many permits as bring its tokens.
-        let mut left = tokens as f64 - self.pool;
+        let mut left = tokens;
         let enough = self.stock.iter().find(|granted| {
-            left -= granted.tokens as f64;
-            left <= 1e-6
+            left = left.saturating_sub(granted.tokens);
+            left == 0
         });
         enough.map_or(Duration::MAX, |granted| granted.at.saturating_sub(now))
     }
@@ -329,18 +333,18 @@ impl Fleet {
             budget.take(now, tokens);
             return now;
         }
-        let mut taken = None;
+        let (mut taken, mut came) = (None, 0_u64);
         while let Some(granted) = self.stock.pop_front() {
             taken = Some(granted);
-            self.pool += granted.tokens as f64;
-            let enough = !self.counts_tokens || granted.probe || self.pool >= tokens as f64 - 1e-6;
+            came = came.saturating_add(granted.tokens);
+            let enough = !self.counts_tokens || granted.probe || came >= tokens;
             if enough || self.stock.front().is_none_or(|next| next.at > now) {
                 break;
             }
         }
-        let bound = self.cost.max(1.0) * POOL;
-        self.pool =
-            if self.counts_tokens { (self.pool - tokens as f64).clamp(-bound, bound) } else { 0.0 };
+        if self.counts_tokens {
+            self.off += tokens as f64 - came as f64;
+        }
         taken.map_or(now, |granted| granted.at)
     }
 
@@ -367,8 +371,10 @@ impl Fleet {
         self.in_flight = self.in_flight.saturating_sub(1);
         let cost = actual.unwrap_or(estimated) as f64;
         self.cost += (cost - self.cost) * 0.1;
-        self.pool += estimated as f64 - cost;
         let alone = self.direct().is_some();
+        if actual.is_some() && !alone {
+            self.off += cost - estimated as f64;
+        }
         match (self.part, &mut self.keeper, &mut self.own) {
             (Part::Keeper, Some(keeper), _) => {
                 if outcome == Outcome::Accepted {

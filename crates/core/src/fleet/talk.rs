@@ -18,8 +18,9 @@ const ALONE: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a probe may wait for a caller.
 const PROBE_WITHIN: Duration = Duration::from_millis(100);
-/// Where tokens are counted, new sizes are told this often, and at once where they are many.
-const TELL_SIZES: Duration = Duration::from_secs(1);
+/// Where tokens are counted, new sizes are told so many times as often as that somebody is there, and
+/// at once where they are many.
+const TELL_SIZES: u32 = 8;
 /// How long a keepership lasts beyond the next renewal.
 const LEASE: Duration = Duration::from_secs(20);
 
@@ -50,7 +51,7 @@ impl Fleet {
             due = due.min(over);
         }
         if self.untold() > 0 {
-            due = due.min(self.said_at + TELL_SIZES);
+            due = due.min(self.said_at + self.say_each / TELL_SIZES);
         }
         // A peak that ends is news.
         if self.jobs > 0 && self.peak.1 > now {
@@ -64,13 +65,15 @@ impl Fleet {
         let (said, jobs) = (f64::from(self.said.jobs), f64::from(self.jobs));
         let need = (said == 0.0) != (jobs == 0.0) || jobs > said * 1.5 + 0.5 || jobs < said * 0.6 - 0.5;
         let untold = self.untold();
-        let sizes = untold > 0 && (self.asked == 0 || untold as f64 * 3.0 >= jobs);
-        need || sizes || self.unused.len() as f64 >= (jobs / 4.0).max(3.0)
+        let sizes = untold > 0 && (self.asked == 0 || untold as f64 >= 3.0 + jobs / 4.0);
+        let most = if self.counts_tokens { 1.0 } else { (jobs / 4.0).max(3.0) };
+        need || sizes || self.unused.len() as f64 >= most
     }
 
     /// How many wait of whose size the keeper does not know.
     fn untold(&self) -> usize {
-        if self.counts_tokens { self.uncovered().len().saturating_sub(self.asked) } else { 0 }
+        let tells = self.counts_tokens && self.part == Part::Member;
+        if tells { self.uncovered().len().saturating_sub(self.asked) } else { 0 }
     }
 
     /// A permit that was dealt to us was not used.
@@ -83,8 +86,13 @@ impl Fleet {
     /// Who has no caller left for permits whose time has come leaves them to others.
     fn give_up(&mut self, now: Tick) {
         self.expire(now);
-        let most = if self.jobs == 0 { 0 } else { self.jobs as usize * 4 + 4 };
-        if self.waiting > 0 || !self.tight || self.stock.len() <= most {
+        let most = match (self.jobs, self.counts_tokens) {
+            (0, _) => 0,
+            // They are dealt to those that wait.
+            (_, true) => self.waiting as usize,
+            (jobs, false) => jobs as usize * 4 + 4,
+        };
+        if (self.waiting > 0 && !self.counts_tokens) || !self.tight || self.stock.len() <= most {
             return;
         }
         let due = self.stock.partition_point(|granted| granted.at <= now);
@@ -128,7 +136,7 @@ impl Fleet {
                 } else if self.must_say
                     || self.is_news()
                     || (self.jobs > 0 && now >= self.said_at + self.say_each)
-                    || (self.untold() > 0 && now >= self.said_at + TELL_SIZES)
+                    || (self.untold() > 0 && now >= self.said_at + self.say_each / TELL_SIZES)
                 {
                     acts.push(self.say_want(now));
                 }
@@ -170,9 +178,10 @@ impl Fleet {
 
     fn say_want(&mut self, now: Tick) -> Act {
         let unused = std::mem::take(&mut self.unused);
-        let want = Want { observed: self.observed.take(), unused, ..self.wants() };
+        let off = std::mem::take(&mut self.off) as i64;
+        let want = Want { observed: self.observed.take(), unused, off, ..self.wants() };
         self.asked = want.sizes.len();
-        self.said = Want { observed: None, unused: Vec::new(), ..want.clone() };
+        self.said = Want { observed: None, unused: Vec::new(), off: 0, ..want.clone() };
         self.said_at = now;
         self.must_say = false;
         Act::Say(Word::Want(want).encode())
@@ -185,7 +194,8 @@ impl Fleet {
         let Some(keeper) = self.keeper.as_mut() else { return };
         let unused = std::mem::take(&mut self.unused);
         if mine != self.said || now >= self.said_at + ALONE || !unused.is_empty() {
-            keeper.hear(now, Want { unused, ..mine.clone() });
+            let off = std::mem::take(&mut self.off) as i64;
+            keeper.hear(now, Want { unused, off, ..mine.clone() });
             self.said = mine;
             self.said_at = now;
         }
@@ -404,9 +414,6 @@ impl Fleet {
         let Some(grants) = plan.grants.iter().find(|grants| grants.to == self.me) else { return };
         self.flight = grants.flight;
         self.counts_tokens = grants.tokens > 0;
-        if !self.counts_tokens {
-            self.pool = 0.0;
-        }
         self.asked = self.asked.saturating_sub(grants.offsets.len());
         let sizes = grants.sizes.iter().copied().chain(std::iter::repeat(grants.tokens));
         for (number, (offset, tokens)) in (1..).zip(grants.offsets.iter().zip(sizes)) {

@@ -51,6 +51,7 @@ impl Word {
                     && want.admitted.abs() < LATEST.as_secs_f64()
                     && want.tokens < MOST_TOKENS
                     && want.stock <= MOST_JOBS
+                    && want.off.unsigned_abs() < MOST_TOKENS
                     && want.sizes.len() <= MOST_TOLD
                     && want.sizes.iter().all(|tokens| *tokens < MOST_TOKENS)
                     && want.unused.len() <= MOST_UNUSED
@@ -97,6 +98,9 @@ pub struct Want {
     /// Permits whose time came and that were not used.
     #[serde(default)]
     pub unused: Vec<Unused>,
+    /// Tokens that answers cost beyond what was estimated since this was said last.
+    #[serde(default)]
+    pub off: i64,
     /// The newest answer's headers, and when its request was sent.
     pub observed: Option<(Tick, Observed)>,
 }
