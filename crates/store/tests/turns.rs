@@ -189,14 +189,17 @@ async fn expired_leases_come_first_even_behind_some_that_end(world: World) {
 
 async fn a_job_put_off_is_not_begun_before_its_time(world: World) {
     let store = world.store("a").await;
-    let soon = store.now().await.unwrap() + Duration::from_millis(80);
     let at = |name, at: Timestamp| wish(name, "o/r", json!({ "notBefore": at.to_string(), "priority": 9 }));
-    submit_all(&*store, [at("soon", soon), at("past", Timestamp::from_secs(1)), of("plain", "o/r")]).await;
+    let later = store.now().await.unwrap() + Duration::from_secs(3600);
+    submit_all(&*store, [at("later", later), at("past", Timestamp::from_secs(1)), of("plain", "o/r")]).await;
     submit_all(&*store, [wish("nonsense", "o/r", json!({ "notBefore": "tomorrow" }))]).await;
-    let found = look(&*store, "soon").await;
-    assert_eq!((found.state, found.at), (State::Queued, soon));
+    let found = look(&*store, "later").await;
+    assert_eq!((found.state, found.at), (State::Queued, later));
     assert!(look(&*store, "past").await.at > Timestamp::from_secs(1), "the past is now");
     assert_eq!(ids(&store.claim(9).await.unwrap()), ["past", "plain", "nonsense"]);
+    assert!(store.claim(9).await.unwrap().is_empty());
+    let soon = store.now().await.unwrap() + Duration::from_millis(80);
+    submit_all(&*store, [at("soon", soon)]).await;
     let claim = claim_soon(&*store).await;
     assert_eq!(claim.job.id, id("soon"));
     assert!(store.now().await.unwrap() >= soon);
