@@ -17,6 +17,7 @@ mod dependencies;
 mod every_bound_holds;
 mod every_crash_is_survived;
 mod every_mutant_applies;
+mod guarantees_are_tested;
 mod hours_pass_in_a_second;
 mod no_secret_leaks;
 mod redis_goes_and_comes_back;

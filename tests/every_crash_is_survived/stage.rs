@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steadfast::config::{Config, load_from};
-use steadfast_actors::Running;
+use steadfast_actors::{Dice, Running};
 use steadfast_agent::jail::Jail;
+use steadfast_agent::workspace::Workspaces;
 use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
 use steadfast_sim::{SIMULATION_ONLY_PRIVATE_KEY, World, WorldConfig};
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 use super::line::{Blow, Line, Watched, WatchedWire, What};
 use super::scenarios::{Act, Ends, Scenario, When};
-use crate::support::in_process::start_runner;
+use crate::support::in_process::{Surroundings, start_runner};
 use crate::support::{API_KEY, TOKEN, job};
 
 /// The longest that a job may take: in simulated time, and in real time.
@@ -145,7 +146,17 @@ impl Stage {
         config.agent.git.program = line.git();
         let store = Arc::new(Watched { inner: self.store(&name).await, line: Arc::clone(&line) });
         let wire = Arc::new(WatchedWire { inner: self.world.transport(), line: Arc::clone(&line) });
-        let running = start_runner(config, &self.world, store, wire, Arc::clone(&self.jail));
+        let (folder, git) = (config.agent.workspaces.clone(), config.agent.git.clone());
+        let surroundings = Surroundings {
+            store,
+            transport: wire,
+            workshop: Arc::new(Workspaces::new(folder, git, Arc::clone(&self.jail))),
+            clock: self.world.clock(),
+            dice: Dice::seeded(7),
+            webhook: None,
+            process: name,
+        };
+        let running = start_runner(config, &self.world, surroundings);
         self.runners.push((Arc::clone(&line), running));
         line
     }
