@@ -83,35 +83,6 @@ fn a_write_that_waits_for_its_turn_is_not_sent_after_the_lease() {
     });
 }
 
-/// A job ends, and its token is about to be revoked, just when the next begins: the next one was handed
-/// the dying token.
-#[test]
-fn a_token_that_is_about_to_be_revoked_is_not_handed_on() {
-    paused(async {
-        let by_app = |id: &str, issue| {
-            let mut job = job(id, issue);
-            job.installation_id = 7001;
-            job
-        };
-        let mut fleet =
-            Fleet::new(1, |config| config.latency = Latency::lifelike(), "job.concurrency = 1").await;
-        fleet.start(Rates::default(), 0);
-        for issue in 1..=6 {
-            fleet.submit(&by_app(&format!("job-{issue}"), issue)).await;
-        }
-        let all_ended = async {
-            while fleet.store.count().await.unwrap()[State::Ended as usize] < 6 {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        };
-        tokio::time::timeout(HOUR, all_ended).await.expect("all of them end");
-        let records = fleet.world.records();
-        let refused: Vec<_> = records.rejections.iter().filter(|refusal| refusal.status == 401).collect();
-        assert!(refused.is_empty(), "{refused:#?}");
-        assert!(records.tokens.iter().any(|token| token.revoked), "{:#?}", records.tokens);
-    });
-}
-
 /// A server that counts what it refuses, and two processes that each come back just when they are
 /// told to: together they used up all that it gave, on refusals.
 #[test]
