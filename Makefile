@@ -56,6 +56,15 @@ bench-limits: ## jobs at rate limits, in simulated time, with plots; ARGS='--qui
 	@mkdir -p docs/plots
 	@cargo run --quiet --release -p steadfast-bench -- --plots docs/plots $(ARGS)
 
+# The other systems' programs: a workspace of its own, so that what it needs is no dependency of ours.
+PEERS := $(abspath $(TARGET))/bench-queue
+
+.PHONY: bench-queue
+bench-queue: setup ## the queue beside BullMQ and apalis-redis; ARGS='--quick', '--json', '--only NAME'
+	@bench/queue/peers.sh $(PEERS)
+	@cargo run --quiet --release -p steadfast-bench --bin steadfast-bench-queue -- \
+		--apalis $(PEERS)/release/steadfast-bench-apalis $(ARGS)
+
 .PHONY: build
 build: ## the release binary, target/release/steadfast
 	cargo build --release --bin steadfast
@@ -63,6 +72,10 @@ build: ## the release binary, target/release/steadfast
 .PHONY: test
 test: setup ## every test
 	cargo test --workspace
+
+.PHONY: mutants
+mutants: setup ## faults put in on purpose, each of which a test must notice; ARGS='--list', '--json', NAMES
+	@tests/mutants/run.sh $(ARGS)
 
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors

@@ -11,6 +11,7 @@ use steadfast_core::failure::{Failure, FatalReason, GateReason, Provider, Verdic
 use steadfast_core::headers::Observed;
 use steadfast_core::retry::{Attempt, GaveUp, RetryPolicy, retry};
 use steadfast_core::time::{Clock, Timestamp};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -139,12 +140,13 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// Runs `call` under `policy`. An `Err` of `call` ends the loop as it is; a [`Failure`] within
-    /// an `Ok` is what the loop retries on.
+    /// an `Ok` is what the loop retries on. What a model's server refused for its rate goes straight
+    /// back to the accountant, which knows better than one caller when to send again.
     pub(crate) async fn retrying<T, C, F>(
         &self,
         policy: &RetryPolicy,
         patience: &Patience,
-        mut call: C,
+        call: C,
     ) -> Result<T, CallError>
     where
         C: FnMut(Try) -> F,
@@ -154,20 +156,33 @@ impl Caller {
         let env = Env { clock, stop, dice: self.dice.clone() };
         let ended: RefCell<Option<CallError>> = RefCell::new(None);
         let named = Cell::new(false);
+        let call = RefCell::new(call);
         let result = retry(policy, &env, |attempt: Attempt| {
             let Attempt { number, refresh, verify } = attempt;
-            let call = call(Try { refresh, verify, is_retry: number > 1 && !named.get() });
-            let (ended, named) = (&ended, &named);
+            let mut this = Try { refresh, verify, is_retry: number > 1 && !named.get() };
+            let (ended, named, call) = (&ended, &named, &call);
+            let since = Instant::now();
             async move {
-                match call.await {
-                    Ok(tried) => {
-                        named.set(tried.as_ref().is_err_and(names_its_wait));
-                        tried
-                    }
-                    Err(end) => {
-                        let failure = placeholder(&end);
-                        ended.replace(Some(end));
-                        Err(failure)
+                loop {
+                    let tried = (call.borrow_mut())(this);
+                    match tried.await {
+                        Ok(Err(failure))
+                            if is_left_to_the_pace(&failure) && since.elapsed() < self.park_after =>
+                        {
+                            let (provider, operation) = (failure.provider, failure.operation);
+                            tracing::debug!(%provider, operation, "refused for the rate: asking for the next permit");
+                            // No retry of our own choosing: the pace says when.
+                            this = Try { refresh: false, is_retry: false, ..this };
+                        }
+                        Ok(tried) => {
+                            named.set(tried.as_ref().is_err_and(names_its_wait));
+                            return tried;
+                        }
+                        Err(end) => {
+                            let failure = placeholder(&end);
+                            ended.replace(Some(end));
+                            return Err(failure);
+                        }
                     }
                 }
             }
@@ -242,6 +257,14 @@ impl Caller {
         };
         permit.report(observed, end).await;
         Ok(result)
+    }
+}
+
+/// Whether the accountant's pace and gate answer it alone. GitHub asks for a wait of each caller.
+fn is_left_to_the_pace(failure: &Failure) -> bool {
+    match failure.provider {
+        Provider::Llm => failure.is_rate_limit(),
+        Provider::Github | Provider::Git | Provider::Store | Provider::Webhook => false,
     }
 }
 

@@ -42,12 +42,16 @@ pub trait Store: Send + Sync + 'static {
     async fn submit(&self, job: &Job) -> Result<Admission>;
 
     /// Waits until there may be something to claim, at most `longest`. Claims nothing and loses
-    /// nothing when dropped. A due job, a new job, a release and an expired lease end the wait.
+    /// nothing when dropped. A due job, a new job, a release and an expired lease end the wait, and
+    /// so does whatever lets a job be claimed that could not be: a resume, the end of a run whose
+    /// repository was at its limit, a wish to call a job off or to retry it. What cannot be claimed
+    /// for now ends no wait.
     async fn wait(&self, longest: Duration) -> Result<()>;
 
     /// Claims up to `most` jobs (256 at the very most). First those that only wait to be called off,
     /// then expired leases, then due jobs: the highest priority first, within it the owners in turn
-    /// (who was served longest ago, or came in first since), within an owner in order of due time.
+    /// (who was served longest ago, or came in first since; who has nothing due is forgotten, and
+    /// comes in anew when the next job is), within an owner in order of due time.
     /// Of one repository at most [`Settings::per_repo_concurrency`] run at once, of paused owners
     /// none is begun. Takes in what the queue's inbox holds on the way (Redis), unreadable entries
     /// to the dead letters.
@@ -67,7 +71,8 @@ pub trait Store: Send + Sync + 'static {
     /// workspace's newest patch if it changed. Repeating the same append changes nothing.
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()>;
 
-    /// Reads the journal and the newest patch.
+    /// Reads the journal and the newest patch. A step that was lost or damaged is one that says so
+    /// when it is decoded ([`steadfast_core::journal::JournalError::Corrupt`]); the others are given.
     async fn replay(&self, job: &JobId) -> Result<Replay>;
 
     /// Puts the job away until `until`; not an attempt. `why` is shown by list and inspect.
@@ -86,7 +91,7 @@ pub trait Store: Send + Sync + 'static {
     async fn cancel(&self, job: &JobId) -> Result<Cancellation>;
 
     /// Puts an ended job back into the queue, its attempts and crashes forgotten and its admission
-    /// now.
+    /// now. The same wish once more, before the next claim, is answered as the first time.
     async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried>;
 
     /// Lets no job of theirs be claimed until [`Store::resume`].

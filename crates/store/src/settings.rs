@@ -13,12 +13,16 @@ use crate::{Result, StoreError};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// `sqlite:PATH` (default `sqlite:steadfast.db`), `redis://`, `rediss://` or `redis+unix://`,
-    /// or `memory:`. A password in it is never shown.
+    /// `sqlite:PATH` (default `sqlite:steadfast.db`), `redis://`, `rediss://`, `redis+unix://`,
+    /// `redis+sentinel://` or `redis+cluster://` (with TLS: `rediss+...`), or `memory:`. A password
+    /// in it is never shown.
     pub url: QueueUrl,
     /// What every Redis key begins with; default empty, the seed system's names. On a Redis
     /// Cluster it must hold a hash tag: `{steadfast}:`.
     pub prefix: String,
+    /// A file with the authorities (PEM) that sign the certificate of a Redis behind `rediss`; default
+    /// empty: the system's own.
+    pub ca_file: PathBuf,
     /// How long a claimed job is ours without a renewal; default 30 s.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
@@ -83,12 +87,15 @@ impl QueueUrl {
                 // Both `sqlite:PATH` and, as others write it, `sqlite://PATH`.
                 Ok(Location::Sqlite(PathBuf::from(path.strip_prefix("//").unwrap_or(path))))
             }
-            ("redis" | "rediss" | "redis+unix", Some((_, rest))) if rest.starts_with("//") => {
-                Ok(Location::Redis(self.0.clone()))
-            }
+            (
+                "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
+                | "rediss+cluster",
+                Some((_, rest)),
+            ) if rest.starts_with("//") => Ok(Location::Redis(self.0.clone())),
             _ => Err(StoreError::Unusable(format!(
                 "queue.url {self} names no store: write sqlite:steadfast.db, redis://host:6379, \
-                 rediss://host:6379, redis+unix:///run/redis.sock or memory:"
+                 rediss://host:6379, redis+unix:///run/redis.sock, \
+                 redis+sentinel://host:26379/master, redis+cluster://host:6379 or memory:"
             ))),
         }
     }
@@ -128,6 +135,26 @@ impl<'de> Deserialize<'de> for QueueUrl {
     }
 }
 
+/// A Redis URL with the first of its hosts alone, as general readers of URLs understand it.
+pub fn with_one_host(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) if scheme.ends_with("+sentinel") || scheme.ends_with("+cluster") => {
+            let (user, hosts, path, query) = parts(rest);
+            let host = hosts.split(',').map(str::trim).find(|host| !host.is_empty()).unwrap_or_default();
+            format!("{scheme}://{user}{host}{path}{query}")
+        }
+        Some(_) | None => url.to_owned(),
+    }
+}
+
+/// `user:password@`, hosts, path, query of what comes after `//`: each with its mark, or empty.
+pub(crate) fn parts(rest: &str) -> (&str, &str, &str, &str) {
+    let (rest, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+    let (user, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+    let (hosts, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    (user, hosts, path, query)
+}
+
 /// Whether it can be the path of a file; `:memory:` would be as many stores as connections.
 fn is_file(path: &str) -> bool {
     !path.trim_start_matches('/').is_empty() && !path.starts_with(':') && !path.ends_with('/')
@@ -161,6 +188,7 @@ impl Settings {
         Settings {
             url: QueueUrl::new(url),
             prefix: String::new(),
+            ca_file: PathBuf::new(),
             lease: Duration::from_secs(30),
             max_job_bytes: ByteSize::mb(1),
             unique_issues: false,
@@ -189,7 +217,13 @@ mod tests {
         assert_eq!(read("sqlite:/x/y.db").unwrap(), Location::Sqlite("/x/y.db".into()));
         assert_eq!(read("sqlite:///x/y.db").unwrap(), Location::Sqlite("/x/y.db".into()));
         assert_eq!(read("sqlite://y.db").unwrap(), Location::Sqlite("y.db".into()));
-        for url in ["redis://h", "rediss://u:p@h:1/2", "redis+unix:///run/r.sock"] {
+        for url in [
+            "redis://h",
+            "rediss://u:p@h:1/2",
+            "redis+unix:///run/r.sock",
+            "redis+sentinel://h,i/queue",
+            "rediss+cluster://h,i",
+        ] {
             assert_eq!(read(url).unwrap(), Location::Redis(url.into()));
         }
         for url in
@@ -201,12 +235,28 @@ mod tests {
     }
 
     #[test]
+    fn of_many_hosts_one_is_left() {
+        for (url, one) in [
+            ("redis+sentinel://me:a,b@h:1,i:2/q?x=1", "redis+sentinel://me:a,b@h:1/q?x=1"),
+            ("rediss+cluster://h,i", "rediss+cluster://h"),
+            ("redis+cluster://", "redis+cluster://"),
+            ("redis://me:a,b@h", "redis://me:a,b@h"),
+        ] {
+            assert_eq!(with_one_host(url), one);
+        }
+    }
+
+    #[test]
     fn no_password_is_shown() {
         for (url, shown) in [
             ("redis://h:1", "redis://h:1"),
             ("redis://:hunter2@h:1/0", "redis://:***@h:1/0"),
             ("rediss://me:hun@ter2@h", "rediss://me:***@h"),
             ("redis+unix:///r.sock?pass=hunter2", "redis+unix:///r.sock?***"),
+            (
+                "redis+sentinel://me:hunter2@h:1,i/q?sentinel_pass=hunter2",
+                "redis+sentinel://me:***@h:1,i/q?***",
+            ),
             ("postgres://me:hunter2@h", "postgres://me:***@h"),
             ("me:hunter2@h", "***"),
             ("redis://me:pass?hun/ter2@h/0?x", "redis://me:***@h/0?***"),
@@ -225,7 +275,7 @@ mod tests {
     #[test]
     fn settings_are_read_as_people_write_them() {
         let written = serde_json::json!({
-            "url": "memory:", "prefix": "", "lease": "30s", "max_job_bytes": "1MB",
+            "url": "memory:", "prefix": "", "ca_file": "", "lease": "30s", "max_job_bytes": "1MB",
             "unique_issues": false, "keep_ended": "7d",
             "max_steps": 2000, "max_step_bytes": "1MB", "max_patch_bytes": "20MB",
             "max_journal_bytes": "50MB", "poll_interval": "100ms", "connect_timeout": "5s",

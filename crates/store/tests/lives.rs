@@ -116,8 +116,11 @@ async fn what_a_told_run_puts_back_keeps_its_time(world: World) {
         let lease = begun(&*store, name).await;
         store.cancel(&id(name)).await.unwrap();
         match name {
-            "renewed" => assert_eq!(store.renew(&[lease.clone()]).await.unwrap(), [Renewal::CancelRequested]),
-            _ => assert_eq!(store.called_off(&[lease.clone()]).await.unwrap().len(), 1),
+            "renewed" => assert_eq!(
+                store.renew(std::slice::from_ref(&lease)).await.unwrap(),
+                [Renewal::CancelRequested]
+            ),
+            _ => assert_eq!(store.called_off(std::slice::from_ref(&lease)).await.unwrap().len(), 1),
         }
         store.park(&lease, Timestamp::MAX, "GitHub").await.unwrap();
         assert!(store.claim(9).await.unwrap().is_empty());

@@ -1,39 +1,62 @@
-//! A reply that never came does not mean that the command was not done: the connection is cut after
-//! the server did what it was asked, at each reply in turn.
+//! A reply that never came does not mean that the command was not done, nor that it was: the
+//! connection is cut before and after each request in turn, the scripts are flushed before each, and
+//! the server is killed and restarted.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast_core::time::Timestamp;
 use steadfast_store::testing::RedisServer;
 use steadfast_store::{
-    Admission, Counts, Renewal, Requeue, Result, Settings, State, Store, StoreError, open,
+    Admission, Cancellation, Counts, Renewal, Requeue, Result, Retried, RetryFrom, Settings, State, Store,
+    StoreError, Whom, open,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::world::*;
 
-/// Stands between a store and its server, and cuts the connection in place of one reply.
+/// What happens at one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mishap {
+    /// It is not done: the connection is cut on its way.
+    RequestLost,
+    /// It is done, and the connection is cut on the reply's way.
+    ReplyLost,
+    /// The server has just been told to forget its scripts.
+    ScriptsFlushed,
+    /// The server is killed before it, and is back at once.
+    ServerKilled,
+}
+
+/// Stands between a store and its server, and lets one mishap happen.
 struct Proxy {
     folder: tempfile::TempDir,
-    replies: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+}
+
+#[derive(Clone)]
+struct Plan {
+    server: Arc<Mutex<RedisServer>>,
+    requests: Arc<AtomicUsize>,
+    cut: usize,
+    mishap: Mishap,
 }
 
 impl Proxy {
-    fn before(server: &RedisServer, cut: usize) -> Self {
+    fn before(server: &Arc<Mutex<RedisServer>>, cut: usize, mishap: Mishap) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("proxy.sock")).unwrap();
-        let replies = Arc::new(AtomicUsize::new(0));
-        let (seen, socket) = (Arc::clone(&replies), server.socket());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let plan = Plan { server: Arc::clone(server), requests: Arc::clone(&requests), cut, mishap };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(between(client, socket.clone(), Arc::clone(&seen), cut));
+                tokio::spawn(between(client, plan.clone()));
             }
         });
-        Proxy { folder, replies }
+        Proxy { folder, requests }
     }
 
     fn url(&self) -> String {
@@ -41,21 +64,51 @@ impl Proxy {
     }
 }
 
-async fn between(client: UnixStream, server: PathBuf, replies: Arc<AtomicUsize>, cut: usize) {
-    let Ok(server) = UnixStream::connect(server).await else { return };
+async fn between(client: UnixStream, plan: Plan) {
+    let socket = plan.server.lock().unwrap().socket();
+    let Ok(server) = UnixStream::connect(&socket).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let asking = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-    let mut reply = vec![0; 1 << 16];
-    while let Ok(bytes) = from_server.read(&mut reply).await {
-        if bytes == 0 || replies.fetch_add(1, Ordering::Relaxed) == cut {
-            break;
+    let (cut, is_cut) = tokio::sync::watch::channel(false);
+    let asking = async move {
+        let mut request = vec![0; 1 << 16];
+        while let Ok(bytes) = from_client.read(&mut request).await {
+            if bytes == 0 {
+                break;
+            }
+            if plan.requests.fetch_add(1, Ordering::Relaxed) == plan.cut {
+                match plan.mishap {
+                    Mishap::RequestLost => break,
+                    Mishap::ReplyLost => drop(cut.send_replace(true)),
+                    Mishap::ScriptsFlushed => flush_scripts(&socket).await,
+                    Mishap::ServerKilled => plan.server.lock().unwrap().restart(),
+                }
+            }
+            if to_server.write_all(&request[..bytes]).await.is_err() {
+                break;
+            }
         }
-        if to_client.write_all(&reply[..bytes]).await.is_err() {
-            break;
+    };
+    let answering = async move {
+        let mut reply = vec![0; 1 << 16];
+        while let Ok(bytes) = from_server.read(&mut reply).await {
+            if bytes == 0 || *is_cut.borrow() || to_client.write_all(&reply[..bytes]).await.is_err() {
+                break;
+            }
         }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = answering => {}
     }
-    asking.abort();
+}
+
+async fn flush_scripts(socket: &PathBuf) {
+    let mut server = UnixStream::connect(socket).await.unwrap();
+    server.write_all(b"SCRIPT FLUSH\r\n").await.unwrap();
+    let mut answer = [0; 5];
+    server.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"+OK\r\n");
 }
 
 /// Repeats what the store says it may not have done.
@@ -69,22 +122,25 @@ async fn stubborn<T>(mut call: impl AsyncFnMut() -> Result<T>) -> T {
     }
 }
 
-/// A job's life with one reply lost; how many replies there were.
-async fn live(cut: usize) -> usize {
-    let server = RedisServer::start();
-    let proxy = Proxy::before(&server, cut);
+/// A job's life with one mishap; how many requests there were.
+async fn live(server: &Arc<Mutex<RedisServer>>, cut: usize, mishap: Mishap) -> usize {
+    let url = server.lock().unwrap().url();
+    let connect =
+        async || redis::Client::open(&*url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let () = redis::cmd("FLUSHALL").query_async(&mut connect().await).await.unwrap();
+    let cut_at = format!("{mishap:?} at {cut}");
+    let proxy = Proxy::before(server, cut, mishap);
     let settings = Settings::for_tests(proxy.url());
     let store = stubborn(async || open(&settings, "a").await).await;
 
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut producer = client.get_multiplexed_async_connection().await.unwrap();
+    let mut producer = connect().await;
     let mut add = redis::cmd("XADD");
     add.arg("job-queue").arg("*").arg("jobData").arg(json("x"));
     let _: String = add.query_async(&mut producer).await.unwrap();
 
     let claim = async || stubborn(async || store.claim(9).await).await;
     let claims = claim().await;
-    assert_eq!(ids(&claims), ["x"], "cut {cut}");
+    assert_eq!(ids(&claims), ["x"], "{cut_at}");
     let lease = claims[0].lease.clone();
     stubborn(async || store.append(&lease, 0, &[b"a".to_vec(), b"b".to_vec()], Some(b"p")).await).await;
     let renewals = stubborn(async || store.renew(std::slice::from_ref(&lease)).await).await;
@@ -95,22 +151,23 @@ async fn live(cut: usize) -> usize {
     stubborn(async || store.park(&lease, Timestamp::MAX, "x").await).await;
     assert!(claim().await.is_empty());
     let parked = stubborn(async || store.inspect(&id("x")).await).await.unwrap();
-    assert_eq!((parked.state, field(&parked, "duplicates")), (State::Parked, Some("0")), "cut {cut}");
+    assert_eq!((parked.state, field(&parked, "duplicates")), (State::Parked, Some("0")), "{cut_at}");
     let wanted = Counts { runs: 2, attempts: 1, crashes: 0, waits: 1, steps: 2 };
-    assert_eq!(parked.counts, wanted, "cut {cut}");
+    assert_eq!(parked.counts, wanted, "{cut_at}");
 
     let admission = stubborn(async || store.submit(&job("y")).await).await;
     let lease = claim().await.remove(0).lease;
     stubborn(async || store.release(&lease).await).await;
     let claims = claim().await;
-    assert_eq!((claims[0].counts.runs, claims[0].counts.crashes), (2, 0), "cut {cut}");
+    assert_eq!((claims[0].counts.runs, claims[0].counts.crashes), (2, 0), "{cut_at}");
     stubborn(async || store.settle(&claims[0].lease, &completed()).await).await;
     let ended = stubborn(async || store.inspect(&id("y")).await).await.unwrap();
     assert_eq!(ended.state, State::Ended);
     let duplicates = field(&ended, "duplicates").map(str::to_owned);
-    assert_eq!((admission, duplicates.as_deref()), (Admission::Queued, Some("0")), "cut {cut}");
+    assert_eq!((admission, duplicates.as_deref()), (Admission::Queued, Some("0")), "{cut_at}");
 
     // Of two jobs that are there, each is claimed for somebody.
+    let mut producer = connect().await;
     for name in ["p", "q"] {
         let mut add = redis::cmd("XADD");
         add.arg("job-queue").arg("*").arg("jobData").arg(json(name));
@@ -120,12 +177,22 @@ async fn live(cut: usize) -> usize {
         redis::cmd("XADD").arg(&["job-queue", "*", "jobData", "?"]).query_async(&mut producer).await.unwrap();
     for name in ["p", "q"] {
         let claims = stubborn(async || store.claim(1).await).await;
-        assert_eq!((ids(&claims), claims[0].counts.runs), (vec![name], 1), "cut {cut}");
+        assert_eq!((ids(&claims), claims[0].counts.runs), (vec![name], 1), "{cut_at}");
     }
     assert!(claim().await.is_empty());
-    let dead: i64 = redis::cmd("XLEN").arg("job-queue:dead").query_async(&mut producer).await.unwrap();
-    assert_eq!(dead, 1, "cut {cut}");
-    proxy.replies.load(Ordering::Relaxed)
+    let dead: i64 = redis::cmd("XLEN").arg("job-queue:dead").query_async(&mut connect().await).await.unwrap();
+    assert_eq!(dead, 1, "{cut_at}");
+    proxy.requests.load(Ordering::Relaxed)
+}
+
+/// The same life with a mishap at every `each`th request.
+async fn survives(mishap: Mishap, each: usize) {
+    let server = Arc::new(Mutex::new(RedisServer::start()));
+    let requests = live(&server, usize::MAX, mishap).await;
+    assert!(requests > 20, "{requests}");
+    for cut in (0..requests).step_by(each) {
+        live(&server, cut, mishap).await;
+    }
 }
 
 #[tokio::test]
@@ -152,11 +219,77 @@ async fn a_claim_in_memory_whose_reply_was_lost_is_delivered_again() {
     assert!(store.claim(9).await.unwrap().is_empty());
 }
 
+/// What is asked of jobs from outside, with one reply lost; how many replies there were.
+async fn ask(cut: usize) -> usize {
+    let server = Arc::new(Mutex::new(RedisServer::start()));
+    let proxy = Proxy::before(&server, cut, Mishap::ReplyLost);
+    let settings = Settings::for_tests(proxy.url());
+    let store = stubborn(async || open(&settings, "a").await).await;
+    let alone = |name: &str| wish(name, "o/r", serde_json::json!({ "unique": true, "issue": 7 }));
+    let admission = async |name: &str| stubborn(async || store.submit(&alone(name)).await).await;
+    assert_eq!(admission("x").await, Admission::Queued, "cut {cut}");
+    assert_eq!(admission("y").await, Admission::Joined { to: id("x") }, "cut {cut}");
+    let whom = Whom::owner("o");
+    stubborn(async || store.pause(&whom).await).await;
+    assert!(stubborn(async || store.claim(9).await).await.is_empty(), "cut {cut}");
+    assert_eq!(stubborn(async || store.paused().await).await, std::slice::from_ref(&whom));
+    stubborn(async || store.resume(&whom).await).await;
+    let claim = async || stubborn(async || store.claim(9).await).await;
+    let mut claims = claim().await;
+    assert_eq!(ids(&claims), ["x"], "cut {cut}");
+    let lease = claims.remove(0).lease;
+    stubborn(async || store.append(&lease, 0, &[b"a".to_vec()], Some(b"p")).await).await;
+    stubborn(async || store.park(&lease, Timestamp::MAX, "x").await).await;
+    assert_eq!(stubborn(async || store.cancel(&id("x")).await).await, Cancellation::Asked, "cut {cut}");
+    let mut claims = claim().await;
+    assert_eq!((ids(&claims), claims[0].cancel_requested), (vec!["x"], true), "cut {cut}");
+    let lease = claims.remove(0).lease;
+    let called_off = stubborn(async || store.called_off(std::slice::from_ref(&lease)).await).await;
+    assert_eq!(called_off, std::slice::from_ref(&lease), "cut {cut}");
+    stubborn(async || store.settle(&lease, &completed()).await).await;
+    for (from, steps, retries) in [(RetryFrom::Journal, 1, 1), (RetryFrom::Start, 0, 2)] {
+        let retried = stubborn(async || store.retry(&id("x"), from).await).await;
+        assert_eq!(retried, Retried::Queued, "cut {cut}");
+        let other = stubborn(async || store.retry(&id("y"), from).await).await;
+        assert_eq!(other, Retried::Joined { to: id("x") }, "cut {cut}");
+        let claims = claim().await;
+        assert_eq!((ids(&claims), claims[0].counts.steps), (vec!["x"], steps), "cut {cut}");
+        assert_eq!((claims[0].retries, claims[0].cancel_requested), (retries, false), "cut {cut}");
+        let lease = claims[0].lease.clone();
+        stubborn(async || store.settle(&lease, &completed()).await).await;
+    }
+    let found = stubborn(async || store.inspect(&id("x")).await).await.unwrap();
+    let wanted = Counts { runs: 4, waits: 1, ..Counts::default() };
+    assert_eq!((found.state, found.counts), (State::Ended, wanted), "cut {cut}");
+    assert_eq!((field(&found, "duplicates"), field(&found, "retries")), (Some("0"), Some("2")), "cut {cut}");
+    proxy.requests.load(Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn each_reply_to_who_asks_from_outside_may_be_lost() {
+    let replies = ask(usize::MAX).await;
+    assert!(replies > 15, "{replies}");
+    for cut in 0..replies {
+        ask(cut).await;
+    }
+}
+
 #[tokio::test]
 async fn each_reply_may_be_lost_and_nothing_is_done_twice() {
-    let replies = live(usize::MAX).await;
-    assert!(replies > 20, "{replies}");
-    for cut in 0..replies {
-        live(cut).await;
-    }
+    survives(Mishap::ReplyLost, 1).await;
+}
+
+#[tokio::test]
+async fn each_request_may_be_lost_and_nothing_is_left_out() {
+    survives(Mishap::RequestLost, 1).await;
+}
+
+#[tokio::test]
+async fn scripts_may_be_flushed_before_each_request() {
+    survives(Mishap::ScriptsFlushed, 1).await;
+}
+
+#[tokio::test]
+async fn a_server_may_be_killed_before_a_request_and_forgets_nothing() {
+    survives(Mishap::ServerKilled, 3).await;
 }

@@ -251,8 +251,11 @@ async fn entries_of_a_consumer_that_died_are_picked_up() {
     // Entries deleted under it are pending all the same.
     let entries: Vec<(String, Vec<String>)> = other.run(&["XRANGE", "job-queue", "-", "+"]).await;
     let _: i64 = other.run(&["XDEL", "job-queue", &entries[1].0]).await;
-    assert_eq!(claim_soon(&*store).await.job.id, id("x"));
-    assert_eq!(claim_soon(&*store).await.job.id, id("y"));
+    for name in ["x", "y"] {
+        let claim = claim_soon(&*store).await;
+        assert_eq!(claim.job.id, id(name));
+        store.settle(&claim.lease, &completed()).await.unwrap();
+    }
 
     // A process of the same name, begun again, has its own at once.
     other.add(&json("z")).await;
@@ -503,8 +506,14 @@ async fn damaged_jobs_are_set_aside_and_others_run() {
         ("hash", &["DEL", "job:hash"]),
         ("kind", &["SET", "job:kind", "a string"]),
     ];
-    for (name, damage) in damages {
+    for (name, _) in damages {
         store.submit(&job(name)).await.unwrap();
+    }
+    // Of one that was never claimed, all counts are known to be zero.
+    for claim in store.claim(99).await.unwrap() {
+        store.release(&claim.lease).await.unwrap();
+    }
+    for (_, damage) in damages {
         let _: Value = other.run(damage).await;
     }
     store.submit(&job("good")).await.unwrap();
@@ -521,7 +530,9 @@ async fn damaged_jobs_are_set_aside_and_others_run() {
     let claim = running(&*store, "journal").await;
     store.append(&claim.lease, 0, &[b"a".to_vec(), b"b".to_vec()], None).await.unwrap();
     let _: Value = other.run(&["RPOP", "job-queue:journal:journal"]).await;
-    assert!(matches!(store.replay(&id("journal")).await, Err(StoreError::Corrupt(_))));
+    let replay = store.replay(&id("journal")).await.unwrap();
+    assert_eq!((replay.steps.len(), replay.steps[0].as_slice()), (2, &b"a"[..]));
+    assert!(steadfast_core::journal::Step::decode(&replay.steps[1]).is_err());
     let appended = store.append(&claim.lease, 2, &[b"c".to_vec()], None).await;
     assert!(matches!(appended, Err(StoreError::Corrupt(_))), "{appended:?}");
 }
@@ -546,7 +557,7 @@ async fn nothing_is_left_of_a_purged_job_but_the_queue_itself() {
     assert_eq!(store.purge().await.unwrap(), 0);
     let keys: Vec<String> = other.run(&["KEYS", "*"]).await;
     let stays = |key: &&String| {
-        let bounded = ["job-queue", "job-queue:wake"].contains(&key.as_str());
+        let bounded = ["job-queue", "job-queue:wake", "job-queue:meta"].contains(&key.as_str());
         !bounded && !key.starts_with("job-queue:claimed:")
     };
     assert_eq!(keys.iter().filter(stays).collect::<Vec<_>>(), [""; 0]);

@@ -261,11 +261,11 @@ async fn work(jobs: usize) -> Vec<(&'static str, u64)> {
         conn.execute(&sql, []).unwrap();
     };
     fill("more", jobs / OWNERS, columns.trim_start_matches("data, "), "id LIKE 'head-%'");
-    // As many that ended, and as many whose time has not come.
+    // Some that ended, and some whose time has not come.
     let rest = columns.trim_start_matches("data, state, line, ");
-    fill("ended", jobs / OWNERS, &format!("'ended', NULL, {rest}"), "id LIKE 'head-%'");
+    fill("ended", jobs / OWNERS / 4, &format!("'ended', NULL, {rest}"), "id LIKE 'head-%'");
     let far = rest.replace(" due,", " due + 3600000,");
-    fill("later", jobs / OWNERS, &format!("'parked', 'due', {far}"), "id LIKE 'head-%'");
+    fill("later", jobs / OWNERS / 4, &format!("'parked', 'due', {far}"), "id LIKE 'head-%'");
     let steps = store.count_work().await.unwrap();
     let mut work = Vec::new();
     let mut note = |what| work.push((what, steps.swap(0, Ordering::Relaxed)));

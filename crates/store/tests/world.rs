@@ -12,6 +12,8 @@ use steadfast_store::{
     Admission, Claim, Inspection, Lease, Requeue, Settings, Settlement, Store, Token, open,
 };
 
+use crate::redis_real::fleet::Cluster;
+
 /// Nothing that is waited for takes so long.
 pub const BOUND: Duration = Duration::from_secs(20);
 
@@ -20,6 +22,8 @@ pub enum World {
     Memory(MemoryStore),
     Sqlite(tempfile::TempDir),
     Redis(RedisServer),
+    /// A part of it: what has this prefix.
+    Cluster(Arc<Cluster>, String),
 }
 
 impl World {
@@ -36,11 +40,16 @@ impl World {
         World::Redis(RedisServer::start())
     }
 
+    pub fn cluster(cluster: &Arc<Cluster>, name: &str) -> Self {
+        World::Cluster(Arc::clone(cluster), format!("{{{name}}}:"))
+    }
+
     pub fn url(&self) -> String {
         match self {
             World::Memory(_) => "memory:".to_owned(),
             World::Sqlite(folder) => format!("sqlite:{}/queue.db", folder.path().display()),
             World::Redis(server) => server.url(),
+            World::Cluster(cluster, _) => cluster.url(),
         }
     }
 
@@ -52,10 +61,13 @@ impl World {
     /// The same with other settings.
     pub async fn with(&self, runner: &str, change: impl FnOnce(&mut Settings)) -> Arc<dyn Store> {
         let mut settings = Settings::for_tests(self.url());
+        if let World::Cluster(_, prefix) = self {
+            settings.prefix.clone_from(prefix);
+        }
         change(&mut settings);
         match self {
             World::Memory(store) => Arc::new(store.for_runner(&settings, runner)),
-            World::Sqlite(_) | World::Redis(_) => open(&settings, runner).await.unwrap(),
+            World::Sqlite(_) | World::Redis(_) | World::Cluster(..) => open(&settings, runner).await.unwrap(),
         }
     }
 
@@ -65,13 +77,20 @@ impl World {
     }
 }
 
-/// Runs each test on each store.
+/// Runs each test on each store; in a cluster one after the other.
 #[macro_export]
 macro_rules! on_every_store {
     ($($name:ident),* $(,)?) => {
         mod memory { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::memory()).await } )* }
         mod sqlite { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::sqlite()).await } )* }
         mod redis { $( #[tokio::test] async fn $name() { super::$name($crate::world::World::redis()).await } )* }
+        mod cluster {
+            #[tokio::test]
+            async fn all_in_one() {
+                let cluster = std::sync::Arc::new($crate::redis_real::fleet::Cluster::of_three().await);
+                $( super::$name($crate::world::World::cluster(&cluster, stringify!($name))).await; )*
+            }
+        }
     };
 }
 

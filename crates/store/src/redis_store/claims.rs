@@ -1,8 +1,11 @@
-//! Claiming: look what there is, take what is still there, and tell it again if nobody heard.
+//! Claiming: one script looks, lets go what has come due, and claims; and tells it again if nobody heard.
 
-use redis::cmd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
+use tokio::time::Instant;
 
 use super::Core;
 use super::inbox::millis;
@@ -10,7 +13,7 @@ use crate::caps::{Caps, MOST_CLAIMED};
 use crate::record::{lease_of, unreadable};
 use crate::{Claim, ClaimedFrom, Counts, Lease, Result, StoreError};
 
-/// Most tries against other claimers who were quicker each time.
+/// Most scripts of one claim, each of which does a bounded part of what is to be done first.
 const TRIES: usize = 16;
 
 /// The claims of this process, one at a time.
@@ -21,17 +24,32 @@ pub(super) struct Claiming {
     number: u64,
     /// The last claim's answer may have been lost: what it claimed is told again.
     pub uncertain: bool,
+    /// Told again, and more than was asked for then: for the next who asks.
+    surplus: Vec<(Instant, Claim)>,
 }
 
 impl Claiming {
     pub fn new(runner: &str) -> Self {
         let process = format!("{runner}:{:016x}", rand::random::<u64>());
-        Claiming { process, number: 1, uncertain: false }
+        Claiming { process, number: 1, uncertain: false, surplus: Vec::new() }
+    }
+
+    /// Whether something is ours already that nobody was given.
+    pub fn has_untold(&self) -> bool {
+        self.uncertain || !self.surplus.is_empty()
+    }
+
+    /// Up to `most` that are still ours, as far as this process can know.
+    fn left_over(&mut self, most: usize, lease: Duration) -> Vec<Claim> {
+        self.surplus.retain(|(told, _)| told.elapsed() < lease);
+        let count = self.surplus.len().min(most);
+        self.surplus.drain(..count).map(|(_, claim)| claim).collect()
     }
 }
 
-/// A job as the script tells it: id, token, whence, JSON, admission in ms, and the counts.
-type Row = (String, u64, String, Vec<u8>, i64, u32, u32, u32, u32, u32);
+/// A job as the script tells it: id, token, whence, JSON, admission in ms, the counts, retries, and
+/// whether it is to be called off.
+type Row = (String, u64, String, Vec<u8>, i64, u32, u32, u32, u32, u32, u32, bool);
 
 impl Core {
     /// Claims up to `most` jobs.
@@ -41,70 +59,72 @@ impl Core {
             return Ok(Vec::new());
         }
         let mut claiming = self.claiming.lock().await;
-        self.take_in().await?;
-        let mut rows = Vec::new();
+        let left_over = claiming.left_over(most, self.lease);
+        if !left_over.is_empty() {
+            return Ok(left_over);
+        }
+        let mut taken_in = self.inbox.hinted.swap(false, Ordering::Relaxed);
+        if taken_in {
+            self.take_in().await?;
+        }
+        let mut claims = Vec::new();
         for _ in 0..TRIES {
-            let earlier = match claiming.uncertain {
-                true => self.told_before(&claiming, most).await?,
-                false => Vec::new(),
-            };
-            let call = self.call().arg(most - earlier.len());
-            let fresh: Vec<String> = self.link.script(&self.scripts.candidates, &call).await?;
-            let fresh = fresh.into_iter().map(|id| (id, String::new()));
-            let candidates: Vec<_> = earlier.into_iter().chain(fresh).collect();
-            if candidates.is_empty() {
-                break;
-            }
-            claiming.uncertain = true;
-            rows = self.take(&claiming, most, &candidates).await?;
-            if !rows.is_empty() {
+            let of = if taken_in { "queue" } else { "inbox" };
+            let found = self.take(&mut claiming, most, of, &mut claims).await?;
+            if found == "inbox" {
+                self.take_in().await?;
+                taken_in = true;
+            } else if !claims.is_empty() || found != "more" {
                 break;
             }
         }
-        let mut claims = Vec::with_capacity(rows.len());
+        Ok(claims)
+    }
+
+    /// Claims up to `most` of what is only to be called off.
+    pub async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        let (most, mut claims) = (most.min(MOST_CLAIMED), Vec::new());
+        if most > 0 {
+            let mut claiming = self.calling_off.lock().await;
+            claims = claiming.left_over(most, self.lease);
+            if !claims.is_empty() {
+                return Ok(claims);
+            }
+            self.take(&mut claiming, most, "urgent", &mut claims).await?;
+        }
+        Ok(claims)
+    }
+
+    /// Claims once, of the `queue`, of the `inbox` first, or only what is `urgent`; what there is yet.
+    /// The same number again tells the same jobs again.
+    async fn take(
+        &self,
+        claiming: &mut Claiming,
+        most: usize,
+        of: &str,
+        claims: &mut Vec<Claim>,
+    ) -> Result<String> {
+        let was = std::mem::replace(&mut claiming.uncertain, true);
+        let call = self.call().arg(self.per_repo).arg(millis(self.lease)).arg(most).arg(&self.runner);
+        let call = call.arg(&claiming.process).arg(claiming.number).arg(&self.unreadable).arg(of);
+        let (found, rows): (String, Vec<Row>) = self.link.script(&self.scripts.claim, &call).await?;
+        if found == "inbox" {
+            // Nothing was claimed.
+            claiming.uncertain = was;
+            return Ok(found);
+        }
         for row in rows {
             match read(row) {
                 Ok(claim) => claims.push(claim),
                 Err((lease, why)) => self.set_aside(&lease, &why).await?,
             }
         }
+        let told = Instant::now();
+        claiming.surplus.extend(claims.drain(most.min(claims.len())..).map(|claim| (told, claim)));
         // Only now is it certain that these claims reach somebody.
         claiming.uncertain = false;
         claiming.number += 1;
-        Ok(claims)
-    }
-
-    async fn take(
-        &self,
-        claiming: &Claiming,
-        most: usize,
-        candidates: &[(String, String)],
-    ) -> Result<Vec<Row>> {
-        let keys = candidates.iter().flat_map(|(id, _)| self.keys.of_job(id));
-        let call = self.call().keys([self.keys.claimed(&claiming.process)]).keys(keys);
-        let call = call.arg(millis(self.lease)).arg(most).arg(&self.runner).arg(claiming.number);
-        let mut call = call.arg(unreadable("its status hash or its data are damaged").result);
-        for (id, token) in candidates {
-            call = call.arg(id).arg(token);
-        }
-        self.link.script(&self.scripts.claim, &call).await
-    }
-
-    /// The jobs and tokens of the last claim, if it was done.
-    async fn told_before(&self, claiming: &Claiming, most: usize) -> Result<Vec<(String, String)>> {
-        let mut get = cmd("GET");
-        get.arg(self.keys.claimed(&claiming.process));
-        let told: Option<String> = self.link.command(&get).await?;
-        let told = told.unwrap_or_default();
-        let mut lines = told.lines();
-        if lines.next() != Some(claiming.number.to_string().as_str()) {
-            return Ok(Vec::new());
-        }
-        let pair = |line: &str| {
-            let mut words = line.split(' ');
-            Some((words.next()?.to_owned(), words.next()?.to_owned()))
-        };
-        Ok(lines.filter_map(pair).take(most).collect())
+        Ok(found)
     }
 
     /// Ends a job whose JSON cannot be read any more; others are not kept waiting by it.
@@ -126,7 +146,8 @@ pub(super) fn read_job(id: &str, data: &[u8]) -> std::result::Result<Job, String
 }
 
 fn read(row: Row) -> std::result::Result<Claim, (Lease, String)> {
-    let (id, token, from, data, admitted, runs, attempts, crashes, waits, steps) = row;
+    let (id, token, from, data, admitted, runs, attempts, crashes, waits, steps, retries, cancel_requested) =
+        row;
     let job = match read_job(&id, &data) {
         Ok(job) => job,
         Err(why) => match steadfast_core::job::JobId::new(id) {
@@ -137,8 +158,8 @@ fn read(row: Row) -> std::result::Result<Claim, (Lease, String)> {
     };
     let from = if from == "expired" { ClaimedFrom::ExpiredLease } else { ClaimedFrom::Queue };
     Ok(Claim {
-        retries: 0,
-        cancel_requested: false,
+        retries,
+        cancel_requested,
         lease: lease_of(&job.id, token),
         job,
         counts: Counts { runs, attempts, crashes, waits, steps },

@@ -9,6 +9,7 @@ use steadfast_core::job::Job;
 use super::Core;
 use super::failure::{is_busy_group, is_no_group};
 use super::keys::GROUP;
+use super::link::Call;
 use crate::Result;
 
 /// Most entries that are read at once.
@@ -36,11 +37,17 @@ pub(super) struct Inbox {
     /// Entries may have been delivered to us without our having seen them: at the start (to a
     /// process of our name before us), and after a read that was cut off.
     pub uncertain: AtomicBool,
+    /// A look found entries: the next claim begins with them.
+    pub hinted: AtomicBool,
 }
 
 impl Inbox {
     pub fn new() -> Self {
-        Inbox { reading: tokio::sync::Mutex::new("0-0".into()), uncertain: AtomicBool::new(true) }
+        Inbox {
+            reading: tokio::sync::Mutex::new("0-0".into()),
+            uncertain: AtomicBool::new(true),
+            hinted: AtomicBool::new(false),
+        }
     }
 }
 
@@ -78,18 +85,22 @@ impl Core {
         }
         // From here until all is admitted, an end of this call leaves entries behind.
         self.inbox.uncertain.store(true, Ordering::Relaxed);
-        let (next, orphans, asked_once) = self.adopt(cursor).await?;
-        certain &= asked_once;
+        // Both at once: they go in one write.
+        let (adopted, first) = tokio::join!(self.adopt(cursor), self.read(">"));
+        let ((next, orphans, adopted_once), (mut new, read_once)) = (adopted?, first?);
+        certain &= adopted_once && read_once;
         self.admit(&orphans).await?;
         *cursor = next;
-        for _ in 0..PAGES {
-            let (new, asked_once) = self.read(">").await?;
-            certain &= asked_once;
+        for _ in 1..PAGES {
             self.admit(&new).await?;
             if new.len() < PAGE {
-                break;
+                return Ok(certain);
             }
+            let (further, asked_once) = self.read(">").await?;
+            certain &= asked_once;
+            new = further;
         }
+        self.admit(&new).await?;
         Ok(certain)
     }
 
@@ -154,7 +165,7 @@ impl Core {
         if entries.is_empty() {
             return Ok(());
         }
-        let mut call = self.call().keys([self.keys.stream()]).arg(GROUP).arg(DEAD_LETTERS);
+        let mut call = self.call().arg(GROUP).arg(DEAD_LETTERS);
         for entry in entries {
             call = call.bytes(&entry.id);
             let Some(fields) = &entry.fields else {
@@ -163,8 +174,8 @@ impl Core {
             };
             match self.job_in(fields) {
                 Ok((job, at)) => {
-                    let id = job.id.as_str();
-                    call = call.keys([self.keys.status(id), self.keys.data(id)]).arg(id).arg(at);
+                    call = call.arg(&job.id).arg(at);
+                    call = self.wishes(&job).into_iter().fold(call, Call::arg);
                 }
                 Err(reason) => {
                     tracing::warn!(
@@ -185,6 +196,19 @@ impl Core {
             self.link.script(&self.scripts.admit, &call).await?;
         tracing::debug!(queued, duplicates, dead, "inbox taken in");
         Ok(())
+    }
+
+    /// What a job wishes of the queue, as admission wants it: its priority and repository, its earliest
+    /// time, what it is to be alone with, and its result should it be joined to another.
+    pub fn wishes(&self, job: &Job) -> [String; 5] {
+        let place = format!("{:02}|{}", 9 - job.priority(), job.repository_key());
+        let not_before = job.not_before().map(|at| at.millis().to_string());
+        let unique = job.unique_key(self.unique_issues).unwrap_or_default();
+        let (before, after) = match unique.as_str() {
+            "" => Default::default(),
+            _ => self.joined.clone(),
+        };
+        [place, not_before.unwrap_or_default(), unique, before, after]
     }
 
     /// The job of an entry, and the place of its JSON among the fields and values.

@@ -3,6 +3,9 @@
 /// The consumer group of the inbox: the seed system's.
 pub(super) const GROUP: &str = "processors";
 
+/// Fields of the status hash that this store keeps beside those that all have; not shown.
+pub(super) const OWN_FIELDS: &[&str] = &["place", "more", "told", "unique", "admitted"];
+
 /// Makes key names.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
@@ -33,34 +36,19 @@ impl Keys {
         self.own("leases")
     }
 
-    /// Ended jobs by their end.
-    pub fn ended(&self) -> String {
-        self.own("ended")
-    }
-
     /// The jobs of one state by their admission.
     pub fn state(&self, word: &str) -> String {
         self.own(&format!("state:{word}"))
     }
 
-    /// What one process claimed last.
-    pub fn claimed(&self, process: &str) -> String {
-        self.own(&format!("claimed:{process}"))
+    /// Who is paused.
+    pub fn paused(&self) -> String {
+        self.own("paused")
     }
 
-    /// What every script is given first, in the order of `prelude.lua`.
+    /// The key that every script is given: it makes all other names from this one.
     pub fn global(&self) -> Vec<String> {
-        vec![
-            self.own("due"),
-            self.leases(),
-            self.ended(),
-            self.wake(),
-            self.state("queued"),
-            self.state("running"),
-            self.state("parked"),
-            self.state("ended"),
-            self.own("dead"),
-        ]
+        vec![self.stream()]
     }
 
     /// A budget's entry in the ledger.
@@ -101,11 +89,5 @@ impl Keys {
     /// The newest patch.
     pub fn patch(&self, id: &str) -> String {
         self.own(&format!("patch:{id}"))
-    }
-
-    /// All that there is of a job, in the order of `prelude.lua`.
-    pub fn of_job(&self, id: &str) -> [String; 5] {
-        let retry = format!("{}job:retry:{id}", self.prefix);
-        [self.status(id), retry, self.data(id), self.journal(id), self.patch(id)]
     }
 }

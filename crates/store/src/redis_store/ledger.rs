@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
-use redis::aio::{PubSubSink, PubSubStream};
+use redis::aio::PubSubSink;
 use redis::{Script, cmd};
 use steadfast_core::time::Timestamp;
 
 use super::keys::Keys;
-use super::link::{Call, Link};
+use super::link::{Call, Link, Words};
 use crate::ledger::{Heard, KEPT, Keep, Kept, Ledger, Listener, Noted, check};
 use crate::{Result, StoreError};
 
@@ -107,7 +106,7 @@ impl Ledger for RedisLedger {
 struct Ears {
     /// Dropped, it would end the connection.
     _sink: PubSubSink,
-    stream: PubSubStream,
+    stream: Words,
     shown: String,
 }
 

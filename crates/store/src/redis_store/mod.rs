@@ -5,6 +5,7 @@ mod claims;
 mod failure;
 mod inbox;
 mod keys;
+mod leaving;
 mod ledger;
 mod link;
 mod reads;
@@ -24,14 +25,17 @@ use tokio::time::Instant;
 use crate::caps::{Caps, reason};
 use crate::memory::misplaced;
 use crate::packing::{pack, unpack};
-use crate::record::{called_off, closing, further_fields, lost};
+use crate::record::{
+    CALLED_OFF, INTERNAL, VISIBLE, called_off, closing, further_fields, joined, lost, unreadable,
+};
 use crate::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Settings,
-    Settlement, State, Store, StoreError,
+    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
+    Settings, Settlement, State, Store, StoreError, Whom,
 };
 use claims::Claiming;
 use inbox::{Inbox, millis};
-use keys::{GROUP, Keys};
+use keys::{GROUP, Keys, OWN_FIELDS};
+use leaving::Leaving;
 use link::{Call, Link};
 use scripts::Scripts;
 use waker::Waker;
@@ -44,6 +48,10 @@ const RENEWED: usize = 256;
 
 /// Most jobs that one purge removes.
 const PURGE_BATCH: usize = 250;
+
+/// Fields of the status hash that a retried job has no more, beside those that its settlement gave it.
+const AFTER_END: [&str; 8] =
+    ["completedAt", "result", "joinedTo", "lastError", "waitingFor", "waitingUntil", "cancel", "told"];
 
 /// A store in Redis.
 pub struct RedisStore {
@@ -58,10 +66,20 @@ struct Core {
     scripts: Scripts,
     inbox: Inbox,
     claiming: tokio::sync::Mutex<Claiming>,
+    /// Those of what is called off, which are told again to their like alone.
+    calling_off: tokio::sync::Mutex<Claiming>,
+    leaving: Leaving,
     caps: Caps,
     lease: Duration,
     keep_ended: Duration,
+    per_repo: u32,
+    unique_issues: bool,
     runner: Arc<str>,
+    /// The results that the scripts give: of a job that was called off, of one that cannot be read,
+    /// and of one that was joined, before and after the other's id.
+    called_off: String,
+    unreadable: String,
+    joined: (String, String),
 }
 
 impl RedisStore {
@@ -75,10 +93,17 @@ impl RedisStore {
             scripts: Scripts::new(),
             inbox: Inbox::new(),
             claiming: tokio::sync::Mutex::new(Claiming::new(runner)),
+            calling_off: tokio::sync::Mutex::new(Claiming::new(runner)),
+            leaving: Leaving::new(),
             caps: Caps::new(settings),
             lease: settings.lease,
             keep_ended: settings.keep_ended,
+            per_repo: settings.per_repo_concurrency,
+            unique_issues: settings.unique_issues,
             runner: runner.into(),
+            called_off: called_off().result.to_string(),
+            unreadable: unreadable("its status hash or its data are damaged").result.to_string(),
+            joined: joined_result(),
         };
         core.make_group().await?;
         core.check_server().await?;
@@ -89,8 +114,9 @@ impl RedisStore {
 impl Core {
     /// What every script is given.
     fn call(&self) -> Call {
-        let called_off = called_off().result.to_string();
-        Call::new(self.keys.global(), [millis(self.keep_ended).to_string(), called_off])
+        let call =
+            Call::new(self.keys.global(), [millis(self.keep_ended).to_string(), self.called_off.clone()]);
+        call.arg(CALLED_OFF)
     }
 
     /// Runs a script that changes nothing: an older server refuses it, and is told from one that is away.
@@ -109,33 +135,37 @@ impl Core {
         }
     }
 
-    /// A call about one job.
-    fn call_for(&self, job: &JobId) -> Call {
-        self.call().keys(self.keys.of_job(job.as_str()))
+    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<()> {
+        let result = settlement.result.to_string();
+        let fields = further_fields(settlement).filter(|(name, _)| !OWN_FIELDS.contains(name));
+        let mut further = vec![settlement.status.as_str(), &result];
+        further.extend(fields.flat_map(|(name, value)| [name, value]));
+        self.leave(lease, "settle", &closing::settle(settlement), &further).await
     }
 
-    /// A call of the transition by which a lease ends.
-    fn leaving(&self, lease: &Lease, closing: &str) -> Call {
-        self.call_for(&lease.job).arg(&lease.job).arg(lease.token.0).arg(closing)
+    async fn pause(&self, whom: &Whom, begin: bool) -> Result<()> {
+        let call = self.call().arg(u8::from(begin)).arg(word_of(whom));
+        let _done: String = self.link.script(&self.scripts.pause, &call).await?;
+        Ok(())
     }
 
-    async fn leave(&self, script: &redis::Script, lease: &Lease, call: Call) -> Result<()> {
-        let answer: String = self.link.script(script, &call).await?;
-        match answer.as_str() {
-            "done" => Ok(()),
-            _ => Err(lost(lease)),
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        let call = self.call().arg(job).arg(closing::retried(from)).arg(u8::from(from == RetryFrom::Start));
+        let fields =
+            VISIBLE.iter().chain(INTERNAL).chain(OWN_FIELDS).filter(|field| !AFTER_END.contains(field));
+        let call = fields.fold(call, Call::arg);
+        let (outcome, other): (String, String) = self.link.script(&self.scripts.retry, &call).await?;
+        match outcome.as_str() {
+            "queued" => Ok(Retried::Queued),
+            "alive" => Ok(Retried::Alive),
+            "unknown" => Ok(Retried::Unknown),
+            "joined" => Ok(Retried::Joined { to: other_job(job, other)? }),
+            _ => Err(StoreError::Corrupt(format!("job {job}: its status hash or the job itself is damaged"))),
         }
     }
 
-    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<()> {
-        let call = self.leaving(lease, &closing::settle(settlement));
-        let call = call.arg(settlement.status.as_str()).arg(&settlement.result);
-        let call = further_fields(settlement).fold(call, |call, (name, value)| call.arg(name).arg(value));
-        self.leave(&self.scripts.settle, lease, call).await
-    }
-
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
-        let call = self.call_for(job).arg(job);
+        let call = self.call().arg(job);
         let answer: String = self.link.script(&self.scripts.cancel, &call).await?;
         match answer.as_str() {
             "ended" => Ok(Cancellation::Ended),
@@ -144,6 +174,35 @@ impl Core {
             "corrupt" => Err(another_kind(job)),
             _ => Ok(Cancellation::Unknown),
         }
+    }
+}
+
+/// The result of a job that was joined to another, before and after the other's id.
+fn joined_result() -> (String, String) {
+    const OTHER: &str = "@";
+    let result = JobId::new(OTHER).map(|id| joined(&id).result.to_string()).unwrap_or_default();
+    let (before, after) = result.split_once(OTHER).unwrap_or_default();
+    (before.to_owned(), after.to_owned())
+}
+
+/// The id of another job, as a script tells it.
+fn other_job(job: &JobId, other: String) -> Result<JobId> {
+    JobId::new(other)
+        .map_err(|error| StoreError::Corrupt(format!("job {job}: the job it is joined to: {error}")))
+}
+
+/// How a pause is named in Redis.
+fn word_of(whom: &Whom) -> String {
+    match whom {
+        Whom::All => "all".to_owned(),
+        Whom::Owner(owner) => format!("owner:{owner}"),
+    }
+}
+
+fn read_whom(word: &str) -> Option<Whom> {
+    match word {
+        "all" => Some(Whom::All),
+        word => word.strip_prefix("owner:").map(Whom::owner),
     }
 }
 
@@ -158,12 +217,13 @@ impl Store for RedisStore {
         let (id, data) = (job.id.as_str(), core.caps.encode_job(job)?);
         // If the answer is lost and the script runs again, it knows its own work by this.
         let closing = closing::submit(&format!("{:032x}", rand::random::<u128>()));
-        let keys = [core.keys.status(id), core.keys.data(id)];
-        let call = core.call().keys(keys).arg(id).arg(data).arg(closing);
-        let outcome: String = core.link.script(&core.scripts.submit, &call).await?;
+        let call = core.call().arg(id).arg(data).arg(closing);
+        let call = core.wishes(job).into_iter().fold(call, Call::arg);
+        let (outcome, other): (String, String) = core.link.script(&core.scripts.submit, &call).await?;
         match outcome.as_str() {
             "queued" => Ok(Admission::Queued),
             "duplicate" => Ok(Admission::Duplicate),
+            "joined" => Ok(Admission::Joined { to: other_job(&job.id, other)? }),
             _ => Err(another_kind(&job.id)),
         }
     }
@@ -178,9 +238,10 @@ impl Store for RedisStore {
             if core.inbox.uncertain.load(Ordering::Relaxed) {
                 core.take_in().await?;
             }
-            let call = core.call().keys([core.keys.stream()]).arg(GROUP).arg(core.pending_limit());
-            let next: i64 = core.link.script(&core.scripts.peek, &call).await?;
-            let untold = core.claiming.try_lock().is_ok_and(|claiming| claiming.uncertain);
+            let call = core.call().arg(core.per_repo).arg(GROUP).arg(core.pending_limit());
+            let (next, inbox): (i64, bool) = core.link.script(&core.scripts.peek, &call).await?;
+            core.inbox.hinted.fetch_or(inbox, Ordering::Relaxed);
+            let untold = core.claiming.try_lock().is_ok_and(|claiming| claiming.has_untold());
             let left = end.saturating_duration_since(Instant::now());
             if next == 0 || untold || left.is_zero() {
                 return Ok(());
@@ -203,8 +264,7 @@ impl Store for RedisStore {
         let core = &self.core;
         let mut renewals = Vec::with_capacity(leases.len());
         for page in leases.chunks(RENEWED) {
-            let keys = page.iter().map(|lease| core.keys.status(lease.job.as_str()));
-            let mut call = core.call().keys(keys).arg(millis(core.lease));
+            let mut call = core.call().arg(millis(core.lease));
             for lease in page {
                 call = call.arg(&lease.job).arg(lease.token.0);
             }
@@ -218,35 +278,56 @@ impl Store for RedisStore {
         Ok(renewals)
     }
 
-    async fn claim_called_off(&self, _most: usize) -> Result<Vec<Claim>> {
-        Ok(Vec::new())
+    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+        self.core.claim_called_off(most).await
     }
 
-    async fn called_off(&self, _leases: &[Lease]) -> Result<Vec<Lease>> {
-        Ok(Vec::new())
+    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
+        let core = &self.core;
+        let mut called_off = Vec::new();
+        for page in leases.chunks(RENEWED) {
+            let told = |call: Call, lease: &Lease| call.arg(&lease.job).arg(lease.token.0);
+            let call = page.iter().fold(core.call(), told);
+            let answers: Vec<bool> = core.link.script(&core.scripts.told, &call).await?;
+            let told = page.iter().zip(answers).filter(|(_, told)| *told);
+            called_off.extend(told.map(|(lease, _)| lease.clone()));
+        }
+        Ok(called_off)
     }
 
-    async fn retry(&self, _job: &JobId, _from: crate::RetryFrom) -> Result<crate::Retried> {
-        Err(StoreError::Unusable("not yet".into()))
+    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
+        match self.core.retry(job, from).await? {
+            // It may still lie in the inbox.
+            Retried::Unknown => {
+                self.core.take_in().await?;
+                self.core.retry(job, from).await
+            }
+            known => Ok(known),
+        }
     }
 
-    async fn pause(&self, _whom: &crate::Whom) -> Result<()> {
-        Err(StoreError::Unusable("not yet".into()))
+    async fn pause(&self, whom: &Whom) -> Result<()> {
+        self.core.pause(whom, true).await
     }
 
-    async fn resume(&self, _whom: &crate::Whom) -> Result<()> {
-        Err(StoreError::Unusable("not yet".into()))
+    async fn resume(&self, whom: &Whom) -> Result<()> {
+        self.core.pause(whom, false).await
     }
 
-    async fn paused(&self) -> Result<Vec<crate::Whom>> {
-        Ok(Vec::new())
+    async fn paused(&self) -> Result<Vec<Whom>> {
+        let mut read = redis::cmd("SMEMBERS");
+        read.arg(self.core.keys.paused());
+        let words: Vec<String> = self.core.link.command(&read).await?;
+        let mut paused: Vec<Whom> = words.iter().filter_map(|word| read_whom(word)).collect();
+        paused.sort();
+        Ok(paused)
     }
 
     async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
         let core = &self.core;
         core.caps.check_append(steps, patch)?;
         let steps = pack(steps)?;
-        let call = core.call_for(&lease.job).arg(lease.token.0).arg(at);
+        let call = core.call().arg(&lease.job).arg(lease.token.0).arg(at);
         let call = call.arg(core.caps.steps).arg(core.caps.journal);
         let call = call.arg(u8::from(patch.is_some())).bytes(patch.unwrap_or_default());
         let call = steps.iter().fold(call, |call, step| call.bytes(step));
@@ -269,8 +350,8 @@ impl Store for RedisStore {
     }
 
     async fn park(&self, lease: &Lease, until: Timestamp, why: &str) -> Result<()> {
-        let call = self.core.leaving(lease, &closing::park(until)).arg(until.millis()).arg(reason(why));
-        self.core.leave(&self.core.scripts.park, lease, call).await
+        let (closing, until) = (closing::park(until), until.millis().to_string());
+        self.core.leave(lease, "park", &closing, &[&until, &reason(why)]).await
     }
 
     async fn requeue(&self, lease: &Lease, after: Duration, why: &Requeue) -> Result<()> {
@@ -278,14 +359,12 @@ impl Store for RedisStore {
             Requeue::Failed { error } => ("attempts", error),
             Requeue::Crashed { error } => ("crashes", error),
         };
-        let call = self.core.leaving(lease, &closing::requeue(after, why));
-        let call = call.arg(millis(after.min(LONGEST))).arg(counter).arg(reason(error));
-        self.core.leave(&self.core.scripts.requeue, lease, call).await
+        let (closing, after) = (closing::requeue(after, why), millis(after.min(LONGEST)).to_string());
+        self.core.leave(lease, "requeue", &closing, &[&after, counter, &reason(error)]).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<()> {
-        let call = self.core.leaving(lease, closing::RELEASE);
-        self.core.leave(&self.core.scripts.release, lease, call).await
+        self.core.leave(lease, "release", closing::RELEASE, &[]).await
     }
 
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<()> {
@@ -325,17 +404,8 @@ impl Store for RedisStore {
 
     async fn purge(&self) -> Result<u64> {
         let core = &self.core;
-        let before = core.now().await? - core.keep_ended;
-        let mut old = redis::cmd("ZRANGEBYSCORE");
-        old.arg(core.keys.ended()).arg("-inf").arg(before.millis()).arg("LIMIT").arg(0).arg(PURGE_BATCH);
-        let old: Vec<String> = core.link.command(&old).await?;
-        let mut gone = 0;
-        if !old.is_empty() {
-            let keys = old.iter().flat_map(|id| core.keys.of_job(id));
-            let call = old.iter().fold(core.call().keys(keys), |call, id| call.arg(id));
-            gone = core.link.script(&core.scripts.purge, &call).await?;
-        }
-        let call = core.call().keys([core.keys.stream()]).arg(GROUP).arg(millis(core.keep_ended));
+        let gone = core.link.script(&core.scripts.purge, &core.call().arg(PURGE_BATCH)).await?;
+        let call = core.call().arg(GROUP).arg(millis(core.keep_ended));
         let _consumers: u64 = core.link.script(&core.scripts.tidy, &call).await?;
         Ok(gone)
     }

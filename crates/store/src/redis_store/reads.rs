@@ -8,6 +8,8 @@ use steadfast_core::time::Timestamp;
 
 use super::Core;
 use super::claims::read_job;
+use super::keys::OWN_FIELDS;
+use crate::packing::missing_step;
 use crate::record::{INTERNAL, VISIBLE, state_of, state_word};
 use crate::{Counts, Inspection, Replay, Result, State, StoreError};
 
@@ -49,7 +51,7 @@ impl Core {
     }
 
     pub async fn list(&self, state: Option<State>, most: usize) -> Result<Vec<Inspection>> {
-        let every = [State::Queued, State::Running, State::Parked, State::Ended];
+        let every = [State::Queued, State::Parked, State::Ended];
         let most = most.min(LISTED);
         let Some(last) = most.checked_sub(1) else { return Ok(Vec::new()) };
         let mut reads = pipe();
@@ -57,8 +59,14 @@ impl Core {
             let set = self.keys.state(state_word(state));
             reads.cmd("ZREVRANGE").arg(set).arg(0).arg(last).arg("WITHSCORES");
         }
-        let sets: Vec<Vec<(String, f64)>> = self.link.pipeline(&reads).await?;
-        let mut newest: Vec<(String, f64)> = sets.into_iter().flatten().collect();
+        let mut newest: Vec<(String, f64)> = Vec::new();
+        if state != Some(State::Running) {
+            let sets: Vec<Vec<(String, f64)>> = self.link.pipeline(&reads).await?;
+            newest.extend(sets.into_iter().flatten());
+        }
+        if state.is_none_or(|state| state == State::Running) {
+            newest.extend(self.running().await?);
+        }
         newest.sort_by(|(a, at), (b, bt)| bt.total_cmp(at).then_with(|| b.cmp(a)));
         // A job that moved on between the sets' reading is in two of them.
         newest.dedup_by(|a, b| a.0 == b.0);
@@ -78,11 +86,31 @@ impl Core {
         Ok(list)
     }
 
+    /// What runs, with its admission: the leases know of all of it, in another order.
+    async fn running(&self) -> Result<Vec<(String, f64)>> {
+        let mut read = cmd("ZRANGE");
+        read.arg(self.keys.leases()).arg(0).arg(LISTED - 1);
+        let ids: Vec<String> = self.link.command(&read).await?;
+        let mut running = Vec::with_capacity(ids.len());
+        for page in ids.chunks(16 * PAGE) {
+            let mut reads = pipe();
+            reads.ignore_errors();
+            for id in page {
+                reads.cmd("HGET").arg(self.keys.status(id)).arg("seq");
+            }
+            let found: Vec<Value> = self.link.pipeline(&reads).await?;
+            let seq = |value: &Value| redis::from_redis_value_ref::<f64>(value).unwrap_or_default();
+            running.extend(page.iter().cloned().zip(found.iter().map(seq)));
+        }
+        Ok(running)
+    }
+
     pub async fn count(&self) -> Result<[u64; 4]> {
         let mut reads = pipe();
         reads.atomic();
-        for state in [State::Queued, State::Running, State::Parked, State::Ended] {
-            reads.cmd("ZCARD").arg(self.keys.state(state_word(state)));
+        let (leases, set) = (self.keys.leases(), |word| self.keys.state(word));
+        for set in [set("queued"), leases, set("parked"), set("ended")] {
+            reads.cmd("ZCARD").arg(set);
         }
         let (queued, running, parked, ended) = self.link.pipeline(&reads).await?;
         Ok([queued, running, parked, ended])
@@ -107,8 +135,8 @@ impl Core {
             let page: Vec<Vec<u8>> = self.link.command(&page).await?;
             if page.is_empty() {
                 let found = steps.len();
-                let why = format!("job {job}: {found} steps where {written} were written");
-                return Err(StoreError::Corrupt(why));
+                tracing::error!(%job, found, written, "steps of a journal are gone");
+                steps.resize_with(written, missing_step);
             }
             steps.extend(page);
         }
@@ -159,7 +187,9 @@ fn inspection(id: &str, answers: &[Value]) -> Result<Option<Inspection>> {
             waits: count("waits")?,
             steps: count("steps")?,
         },
-        admitted_at: time(number("seq")?),
+        admitted_at: number("admitted").map_or(time(number("seq")?), |millis| {
+            Timestamp::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+        }),
         at,
         waiting_for: of.get("waitingFor").map(|&why| why.to_owned()),
         status: status(&fields),
@@ -169,7 +199,7 @@ fn inspection(id: &str, answers: &[Value]) -> Result<Option<Inspection>> {
 /// The hash as others see it: the fields that every store has in their order, then all further ones.
 fn status(fields: &[(String, String)]) -> Vec<(String, String)> {
     let known = VISIBLE.iter().filter_map(|name| fields.iter().find(|(field, _)| field == name));
-    let own = |name: &str| VISIBLE.contains(&name) || INTERNAL.contains(&name);
+    let own = |name: &str| VISIBLE.contains(&name) || INTERNAL.contains(&name) || OWN_FIELDS.contains(&name);
     let further = fields.iter().filter(|(name, _)| !own(name));
     known.chain(further).cloned().collect()
 }

@@ -1,5 +1,5 @@
-//! The scripts, each one transition; named to the server by the hash of their content, so that two
-//! versions of the program can work on one queue.
+//! The scripts, each one transition, made of pieces; named to the server by the hash of their content,
+//! so that two versions of the program can work on one queue.
 
 use redis::Script;
 
@@ -7,43 +7,47 @@ use redis::Script;
 pub(super) struct Scripts {
     pub submit: Script,
     pub admit: Script,
-    pub candidates: Script,
     pub claim: Script,
     pub renew: Script,
+    pub told: Script,
     pub append: Script,
-    pub park: Script,
-    pub requeue: Script,
-    pub release: Script,
-    pub settle: Script,
+    pub leave: Script,
     pub cancel: Script,
+    pub retry: Script,
+    pub pause: Script,
     pub purge: Script,
     pub peek: Script,
     pub tidy: Script,
 }
 
+const LANES: &str = include_str!("lua/lanes.lua");
+const JOBS: &str = include_str!("lua/jobs.lua");
+const ADMISSION: &str = include_str!("lua/admission.lua");
+const RUNNING: &str = include_str!("lua/running.lua");
+const LOOK: &str = include_str!("lua/look.lua");
+
 impl Scripts {
     pub fn new() -> Self {
         // The flags (Redis 7) decide before anything is written: what takes memory is refused whole
         // if there is none left; what keeps or ends a run is not.
-        let script = |flags: &str, body: &str| {
-            Script::new(&format!("#!lua{flags}\n{}{body}", include_str!("lua/prelude.lua")))
+        let script = |flags: &str, pieces: &[&str]| {
+            Script::new(&format!("#!lua{flags}\n{}{}", include_str!("lua/prelude.lua"), pieces.concat()))
         };
-        let (reads, frees, takes) = (" flags=no-writes", " flags=allow-oom", "");
+        let (frees, takes) = (" flags=allow-oom", "");
         Scripts {
-            submit: script(takes, include_str!("lua/submit.lua")),
-            admit: script(takes, include_str!("lua/admit.lua")),
-            candidates: script(reads, include_str!("lua/candidates.lua")),
-            claim: script(takes, include_str!("lua/claim.lua")),
-            renew: script(frees, include_str!("lua/renew.lua")),
-            append: script(takes, include_str!("lua/append.lua")),
-            park: script(frees, include_str!("lua/park.lua")),
-            requeue: script(frees, include_str!("lua/requeue.lua")),
-            release: script(frees, include_str!("lua/release.lua")),
-            settle: script(frees, include_str!("lua/settle.lua")),
-            cancel: script(frees, include_str!("lua/cancel.lua")),
-            purge: script(frees, include_str!("lua/purge.lua")),
-            peek: script(reads, include_str!("lua/peek.lua")),
-            tidy: script(frees, include_str!("lua/tidy.lua")),
+            submit: script(takes, &[LANES, ADMISSION, include_str!("lua/submit.lua")]),
+            admit: script(takes, &[LANES, ADMISSION, include_str!("lua/admit.lua")]),
+            claim: script(takes, &[LANES, JOBS, RUNNING, LOOK, include_str!("lua/claim.lua")]),
+            renew: script(frees, &[include_str!("lua/renew.lua")]),
+            told: script(frees, &[include_str!("lua/told.lua")]),
+            append: script(takes, &[include_str!("lua/append.lua")]),
+            leave: script(frees, &[LANES, JOBS, include_str!("lua/leave.lua")]),
+            cancel: script(frees, &[LANES, JOBS, include_str!("lua/cancel.lua")]),
+            retry: script(takes, &[LANES, ADMISSION, include_str!("lua/retry.lua")]),
+            pause: script(frees, &[LANES, include_str!("lua/pause.lua")]),
+            purge: script(frees, &[include_str!("lua/purge.lua")]),
+            peek: script(frees, &[LANES, RUNNING, LOOK, include_str!("lua/peek.lua")]),
+            tidy: script(frees, &[LANES, RUNNING, include_str!("lua/tidy.lua")]),
         }
     }
 

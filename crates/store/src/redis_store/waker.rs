@@ -9,7 +9,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value, cmd};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use super::failure::is_for_good;
 use super::keys::{GROUP, Keys};
 use super::link::Link;
 
@@ -72,19 +74,52 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self) {
-        let mut pause = RECONNECT.0;
+        let (mut pause, mut warned) = (RECONNECT.0, false);
         loop {
-            if let Ok(mut connection) = self.link.connect_blocking().await
-                && self.begin(&mut connection).await.is_ok()
-            {
-                pause = RECONNECT.0;
-                // What happened before the reading began is found by who looks now.
-                self.tell();
-                while let Some(Ok(())) = self.next(&mut connection).await {}
-                self.tell();
+            match self.read(&mut pause).await {
+                // What it takes to listen is not what it takes to ask: nobody else would tell of it.
+                Err(error) if is_for_good(&error) => {
+                    if !std::mem::replace(&mut warned, true) {
+                        let error = self.link.failure(&error);
+                        tracing::warn!(%error, "new work is not heard of at once: it is looked for now and then");
+                    }
+                }
+                Err(_) | Ok(()) => warned = false,
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RECONNECT.1);
+        }
+    }
+
+    /// Reads over a new connection until it ends or the server goes silent.
+    async fn read(&mut self, pause: &mut Duration) -> RedisResult<()> {
+        let (mut connection, at) = self.link.connect_blocking().await?;
+        let patience = self.patience;
+        let begun = tokio::time::timeout(patience, self.begin(&mut connection)).await;
+        let Ok(begun) = begun else { return Ok(()) };
+        begun?;
+        *pause = RECONNECT.0;
+        // What happened before the reading began is found by who looks now.
+        self.tell();
+        let link = Arc::clone(&self.link);
+        let mut checked = Instant::now();
+        loop {
+            if checked.elapsed() >= BLOCK {
+                link.recheck().await;
+                checked = Instant::now();
+            }
+            let next = tokio::select! {
+                next = self.next(&mut connection) => next,
+                // The queue went elsewhere, and nothing will be heard here any more.
+                () = link.left(&at) => None,
+            };
+            match next {
+                Some(Ok(())) => {}
+                ended => {
+                    self.tell();
+                    return ended.unwrap_or(Ok(()));
+                }
+            }
         }
     }
 

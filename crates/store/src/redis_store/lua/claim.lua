@@ -1,93 +1,268 @@
--- Claims candidates that are still to be had. Keys: 10 what this process claimed last, then five for
--- each job. Arguments: 3 lease in ms, 4 most, 5 runner, 6 number of this claim, 7 the result of a job
--- that cannot be read, then for each job its id and '', or the token of a claim to be told again.
-local lease_ms, most, runner = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local claims, told = {}, {ARGV[6]}
+-- Claims jobs. Arguments: 4 how many of a repository may run, 5 lease in ms, 6 most, 7 runner, 8 process,
+-- 9 number of this claim, 10 the result of a job that cannot be read, 11 of what: 'queue', 'inbox' for the
+-- same if the inbox is empty, or 'urgent'. Answers 'inbox' if that is not empty, 'more' if there may be
+-- more, or 'done'; then the jobs.
+local lease_ms, most, runner, number = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[9]
+local process = Q .. 'claimed:' .. ARGV[8]
+local COUNTS = {'runs', 'attempts', 'crashes', 'waits', 'steps'}
+-- A claim carries no more bytes of jobs than this, or one job.
+local MOST_BYTES = 8000000
+local claims, told, bytes = {}, {number}, 0
 
--- A call that comes twice, or after its successor, must not claim for nobody.
-local before = redis.call('GET', KEYS[10])
-local last = before and tonumber(string.match(before, '^%d+'))
-if last and last >= tonumber(ARGV[6]) and (ARGV[9] or '') == '' then return {} end
-
-local function claimed(keys, id, token, from, found)
-  local row = {id, token, from, found.data, int(math.floor(found.seq / 1000))}
-  for _, name in ipairs(COUNTS) do row[#row + 1] = int(found[name]) end
+local function tell(row)
   claims[#claims + 1] = row
-  told[#told + 1] = id .. ' ' .. token .. ' ' .. from
+  told[#told + 1] = row[1] .. ' ' .. int(row[2])
+  bytes = bytes + #row[4]
 end
 
--- The job as numbers, or nil and why it is not one.
-local function read(keys)
-  local row = redis.pcall('HMGET', keys[1], 'state', 'cancel', 'token', 'seq', unpack(COUNTS))
+local function is_done()
+  return #claims >= most or bytes >= MOST_BYTES
+end
+
+-- The job, or nil and why it is none.
+local function read(id)
+  local key = P .. 'job:' .. id
+  local row = try('HMGET', key, 'state', 'token', 'seq', 'cancel', 'told', 'retries', 'admitted', 'due', 'place',
+    'startedAt', 'unique', 'closed', unpack(COUNTS))
   if row.err then return nil, 'its status key holds another kind of value' end
-  local found = {state = row[1], cancel = row[2] == '1', token = tonumber(row[3]), seq = tonumber(row[4])}
-  for i, name in ipairs(COUNTS) do found[name] = tonumber(row[i + 4]) end
-  local data = redis.pcall('GET', keys[3])
-  if not data or type(data) == 'table' then return nil, 'the job itself is gone' end
-  found.data = data
-  if not SETS[found.state] then return nil, 'its state is gone' end
+  local job = {key = key, state = row[1], token = tonumber(row[2]), seq = tonumber(row[3]), cancel = row[4],
+    told = row[5], retries = tonumber(row[6]) or 0, admitted = tonumber(row[7]), due = tonumber(row[8]) or NOW_US,
+    place = row[9], started = row[10], unique = row[11], closed = row[12], more = '1'}
+  local state = job.state
+  if state ~= 'queued' and state ~= 'parked' and state ~= 'running' and state ~= 'ended' then
+    return nil, 'its state is gone'
+  end
+  for i, name in ipairs(COUNTS) do job[name] = tonumber(row[i + 12]) end
   for _, name in ipairs({'token', 'seq', unpack(COUNTS)}) do
-    if not found[name] then return nil, name .. ' is not a number' end
+    if not job[name] then return nil, name .. ' is not a number' end
   end
-  return found
+  job.seq, job.admitted = int(job.seq), job.admitted or math.floor(job.seq / 1000)
+  job.place = job.place or find_place(id)
+  return job
 end
 
-local function set_aside(keys, id, why)
-  redis.call('XADD', DEAD, 'MAXLEN', '~', 1000, '*', 'reason', why, 'job', id)
-  for _, set in pairs(SETS) do redis.call('ZREM', set, id) end
-  redis.call('ZREM', DUE, id)
-  redis.call('ZREM', LEASES, id)
-  local kind = redis.call('TYPE', keys[1]).ok
-  if kind ~= 'hash' and kind ~= 'none' then return end
-  for _, name in ipairs({'token', unpack(COUNTS)}) do
-    if not tonumber(redis.call('HGET', keys[1], name) or '') then redis.call('HSET', keys[1], name, 0) end
-  end
-  local seq = tonumber(redis.call('HGET', keys[1], 'seq') or '') or NOW_US
-  redis.call('HSET', keys[1], 'seq', int(seq), 'endReason', 'journal')
-  finish(keys, id, 'ended', int(seq), 'failed', ARGV[7])
+local function data_of(id)
+  local data = try('GET', Q .. 'data:' .. id)
+  return type(data) == 'string' and data
 end
 
-local function take(keys, id)
-  local lease, due = redis.call('ZSCORE', LEASES, id), redis.call('ZSCORE', DUE, id)
-  local expired = lease and tonumber(lease) <= NOW
-  if not expired and not (due and tonumber(due) <= NOW_US) then return end
-  local found, why = read(keys)
-  if not found then return set_aside(keys, id, why) end
-  local from = 'queue'
-  if expired then
-    from = 'expired'
-    found.crashes = found.crashes + 1
-    redis.call('HSET', keys[1], 'crashes', int(found.crashes))
-    if found.cancel then return call_off(keys, id, found.state, int(found.seq)) end
+local function set_aside(id, why)
+  local key = P .. 'job:' .. id
+  redis.pcall('XADD', Q .. 'dead', 'MAXLEN', '~', 1000, '*', 'reason', why, 'job', id)
+  for _, set in pairs({DUE, URGENT, LEASES, SETS.queued, SETS.parked, SETS.ended}) do redis.call('ZREM', set, id) end
+  local row = try('HMGET', key, 'seq', 'place', 'unique', 'token', unpack(COUNTS))
+  if row.err then return end
+  for i, name in ipairs({'token', unpack(COUNTS)}) do
+    if not tonumber(row[i + 3] or '') then redis.call('HSET', key, name, 0) end
+  end
+  local seq = int(tonumber(row[1] or '') or NOW_US)
+  -- Wherever it was, it is to be out of there.
+  local job = {key = key, state = 'running', seq = seq, place = row[2], unique = row[3], cancel = '1', more = '1'}
+  finish(id, job, 'failed', ARGV[10], {'seq', seq, 'endReason', 'journal'})
+end
+
+local function row_of(id, token, from, data, job)
+  return {id, token, from, data, job.admitted, job.runs, job.attempts, job.crashes, job.waits, job.steps, job.retries,
+    job.cancel and 1 or 0}
+end
+
+local function lease(id, state, place)
+  -- First of all: what runs is in there, or would be lost.
+  later('ZADD', LEASES, NOW + lease_ms, id)
+  if SETS[state] then later('ZREM', SETS[state], id) end
+  later('SADD', Q .. 'running:' .. repo_of(place), id)
+end
+
+-- Claims a job that was never claimed and whose place says all of it; whether it is one.
+local function take_new(id, seq, place)
+  local key = P .. 'job:' .. id
+  local row = try('HMGET', key, 'state', 'closed')
+  local by = row[1] == 'queued' and row[2]
+  if not by or not (string.find(by, 'submit ', 1, true) == 1 or string.find(by, 'entry ', 1, true) == 1) then return end
+  local data = data_of(id)
+  if not data then return end
+  redis.call('HSET', key, 'state', 'running', 'closed', 'queue', 'token', NOW_US, 'status', 'in_progress', 'runs', 1,
+    'runner', runner, 'startedAt', now_iso())
+  lease(id, 'queued', place)
+  tell({id, NOW_US, 'queue', data, math.floor(seq / 1000), 1, 0, 0, 0, 0, 0, 0})
+  return true
+end
+
+-- Claims any job, one of a lane as it was due there; whether it runs now.
+local function take(id, from, due)
+  local job, why = read(id)
+  if not job then return set_aside(id, why) end
+  if from == 'expired' and job.state ~= 'running' then
+    redis.call('ZREM', LEASES, id)
+    return
+  end
+  -- An older build ended it, and does not know of lanes.
+  if from == 'queue' and job.state ~= 'queued' and job.state ~= 'parked' then return end
+  if due and tonumber(due) ~= job.due then
+    -- It waits for another time, and is to be found where it does.
+    if redis.call('ZSCORE', URGENT, id) then return end
+    redis.call('ZADD', DUE, int(job.due), id)
+    return
+  end
+  local data = data_of(id)
+  if not data then return set_aside(id, 'the job itself is gone') end
+  local fields = {'closed', from}
+  if from == 'expired' then
+    job.crashes = job.crashes + 1
+    fields = {'closed', from, 'crashes', job.crashes}
+    if is_paused(lane_of(job.place)) then
+      return wait_again(id, job, 'queued', math.min(job.due, NOW_US), nil, fields)
+    end
+  end
+  if job.cancel and job.steps == 0 then return call_off(id, job, fields) end
+  if job.cancel and not job.told then
+    fields[#fields + 1], fields[#fields + 2] = 'told', 1
+  end
+  if not job.started then
+    fields[#fields + 1], fields[#fields + 2] = 'startedAt', now_iso()
   end
   -- The clock in it keeps a token new even if the server lost its last writes in a crash.
-  local token = int(math.max(found.token + 1, NOW_US))
-  found.runs = found.runs + 1
-  redis.call('HSET', keys[1], 'state', 'running', 'status', 'in_progress', 'token', token, 'runs', int(found.runs),
-    'runner', runner, 'closed', from)
-  redis.call('HSETNX', keys[1], 'startedAt', iso(NOW))
-  redis.call('HDEL', keys[1], 'waitingFor', 'waitingUntil')
-  redis.call('ZREM', DUE, id)
-  redis.call('ZADD', LEASES, NOW + lease_ms, id)
-  move(id, found.state, 'running', int(found.seq))
-  claimed(keys, id, token, from, found)
+  local token = math.max(job.token + 1, NOW_US)
+  job.runs = job.runs + 1
+  redis.call('HSET', job.key, 'state', 'running', 'status', 'in_progress', 'token', int(token), 'runs', job.runs,
+    'runner', runner, 'more', 1, unpack(fields))
+  redis.call('HDEL', job.key, 'waitingFor', 'waitingUntil')
+  lease(id, job.state, job.place)
+  tell(row_of(id, token, from, data, job))
+  return true
 end
 
-local key = 11
-for at = 8, #ARGV, 2 do
-  if #claims >= most then break end
-  local id, token = ARGV[at], ARGV[at + 1]
-  local keys = {KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3], KEYS[key + 4]}
-  key = key + 5
-  if token == '' then
-    take(keys, id)
-  else
-    local found = read(keys)
-    if found and found.state == 'running' and redis.call('HGET', keys[1], 'token') == token then
-      redis.call('ZADD', LEASES, NOW + lease_ms, id)
-      claimed(keys, id, token, redis.call('HGET', keys[1], 'closed'), found)
+-- The claim before this one, if nobody heard of it: a number that comes twice. All of it, or nobody would
+-- hear of the rest.
+local function tell_again(before)
+  local lines = string.gmatch(before, '[^\n]+')
+  lines()
+  for line in lines do
+    local id, token = string.match(line, '^(%S+) (%S+)')
+    local job = read(id)
+    if job and job.state == 'running' and int(job.token) == token then
+      local data = data_of(id)
+      if data then
+        redis.call('ZADD', LEASES, NOW + lease_ms, id)
+        tell(row_of(id, job.token, job.closed, data, job))
+      end
     end
   end
 end
-if #claims > 0 then redis.call('SET', KEYS[10], table.concat(told, '\n'), 'PX', int(lease_ms + 1000)) end
-return claims
+
+local function take_urgent()
+  for _, id in ipairs(redis.call('ZRANGE', URGENT, 0, most - #claims - 1)) do
+    if is_done() then return end
+    redis.call('ZREM', URGENT, id)
+    take(id, 'queue')
+  end
+end
+
+local function take_expired()
+  local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, most - #claims)
+  for _, id in ipairs(expired) do
+    if is_done() then return end
+    take(id, 'expired')
+  end
+  more = more or #expired > 0
+end
+
+local function take_popped(id, seq, lane, repo, due)
+  return take_new(id, seq, string.sub(lane, 1, 3) .. repo) or take(id, 'queue', due)
+end
+
+-- Why claiming ended early.
+local failed
+
+-- Claims up to `want` jobs of a lane; how many.
+local function take_from(lane, want)
+  local taken = 0
+  while taken < want and budget > 0 and not is_done() do
+    -- One by one where another of the same repository may have to go first.
+    local page = redis.call('ZPOPMIN', READY .. lane, HELD_CAP and 1 or math.min(want - taken, 64))
+    if #page == 0 then break end
+    for i = 1, #page, 2 do
+      local seq, repo, id = string.match(page[i], '^(%d+)|([^|]*)|(.*)$')
+      if is_full(repo) then
+        hold(lane, repo, page[i], page[i + 1])
+      elseif is_done() then
+        redis.call('ZADD', READY .. lane, page[i + 1], page[i])
+      else
+        local done, ours = pcall(take_popped, id, seq, lane, repo, page[i + 1])
+        if not done then
+          -- A cluster that moves the queue, say: what was not claimed goes back.
+          for j = i, #page, 2 do redis.call('ZADD', READY .. lane, page[j + 1], page[j]) end
+          failed = ours
+          return taken
+        end
+        if ours then
+          taken = taken + 1
+          if CAP ~= 0 then running[repo] = running[repo] + 1 end
+        else
+          budget = budget - 1
+        end
+        if HELD_CAP and not is_full(repo) then reopen(repo) end
+      end
+    end
+  end
+  return taken
+end
+
+local function take_ready()
+  while not is_done() and not failed and budget > 0 do
+    local lanes, rest = first_lanes(math.min(most, 64))
+    if #lanes == 0 then return end
+    local turn, turns = redis.call('HINCRBY', META, 'turn', most) - most, {}
+    local seen = {}
+    repeat
+      local again = {}
+      for _, lane in ipairs(lanes) do
+        if is_done() or failed or budget <= 0 then break end
+        if is_paused(lane) then
+          budget = budget - 1
+          close_lane(lane, true)
+        else
+          seen[lane] = true
+          local want = (#lanes == 1 and not rest) and most - #claims or 1
+          local taken = take_from(lane, want)
+          if taken > 0 then
+            turn = turn + 1
+            turns[lane] = turn
+          end
+          if taken == want then again[#again + 1] = lane else budget = budget - 1 end
+        end
+      end
+      lanes = again
+    until #lanes == 0 or rest or is_done() or failed or budget <= 0
+    for lane in pairs(seen) do
+      if turns[lane] then redis.call('ZADD', TURNS, 'XX', turn_of(lane, turns[lane]), lane) end
+      check_lane(lane)
+    end
+  end
+  more = more or budget <= 0
+end
+
+local before = redis.call('GET', process)
+local last = before and tonumber(string.match(before, '^%d+'))
+-- A call that comes after its successor must not claim for nobody.
+if last and last > tonumber(number) then return {'done', {}} end
+if last == tonumber(number) then tell_again(before) end
+if #claims == 0 then
+  if ARGV[11] == 'inbox' and redis.call('XLEN', STREAM) > 0 then return {'inbox', {}} end
+  take_urgent()
+  if ARGV[11] ~= 'urgent' and not ALL_PAUSED and not is_done() then
+    take_expired()
+    -- One that was put back there may have to be told of.
+    do_gathered()
+    if redis.call('EXISTS', URGENT) == 1 then take_urgent() end
+    if not is_done() then
+      promote()
+      loosen()
+      take_ready()
+    end
+  end
+end
+after_leaving()
+if failed and #claims == 0 then error(failed) end
+if #claims > 0 then redis.call('SET', process, table.concat(told, '\n'), 'PX', int(lease_ms + 1000)) end
+return {more and 'more' or 'done', claims}

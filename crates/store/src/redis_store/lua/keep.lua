@@ -29,6 +29,5 @@ if granted then
   redis.call('PEXPIRE', KEYS[1], ARGV[9])
   if ARGV[5] ~= '' then redis.call('PUBLISH', ARGV[6], ARGV[8] .. '\n' .. ARGV[5]) end
 end
-local present = redis.pcall('PUBSUB', 'CHANNELS', ARGV[7] .. '*')
-if present.err then present = {} end
+local present = redis.call('PUBSUB', 'CHANNELS', ARGV[7] .. '*')
 return {granted and 1 or 0, keeper, int(epoch), int(now), int(till), note, int(noted_at), present}

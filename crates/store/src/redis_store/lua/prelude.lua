@@ -1,9 +1,13 @@
--- Begins every script. The first nine keys and the first two arguments are the same for all.
-local DUE, LEASES, ENDED, WAKE = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local SETS = {queued = KEYS[5], running = KEYS[6], parked = KEYS[7], ended = KEYS[8]}
-local DEAD = KEYS[9]
-local KEEP_MS, CALLED_OFF = tonumber(ARGV[1]), ARGV[2]
-local COUNTS = {'runs', 'attempts', 'crashes', 'waits', 'steps'}
+-- Begins every script. Its one declared key is the inbox: all other names are made from it, and lie in
+-- the same slot, since the prefix with its hash tag is theirs too.
+-- Arguments 1 to 3: how long an ended job is kept, in ms; the result of one that was called off; what
+-- one waits for whose next run is only to tell of that.
+local STREAM = KEYS[1]
+local Q, P = STREAM .. ':', string.sub(STREAM, 1, -10)
+local DUE, LEASES, ENDED, URGENT, WAKE = Q .. 'due', Q .. 'leases', Q .. 'ended', Q .. 'urgent', Q .. 'wake'
+local TURNS, META, HELD = Q .. 'turns', Q .. 'meta', Q .. 'held'
+local SETS = {queued = Q .. 'state:queued', parked = Q .. 'state:parked', ended = Q .. 'state:ended'}
+local KEEP_MS, CALLED_OFF, TELLS = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 
 -- The server's clock: microseconds order the queue, milliseconds are what people see.
 local clock = redis.call('TIME')
@@ -32,87 +36,42 @@ local function iso(millis)
     math.floor(rest / 3600000), math.floor(rest / 60000) % 60, math.floor(rest / 1000) % 60, rest % 1000)
 end
 
-local function move(id, from, to, seq)
-  if SETS[from] then redis.call('ZREM', SETS[from], id) end
-  redis.call('ZADD', SETS[to], seq, id)
+-- A command on a key that may hold another kind of value: then an answer with `err`. Any other error
+-- ends the script, before it did anything about that job.
+local function try(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err and not string.find(answer.err, 'WRONGTYPE', 1, true) then error(answer) end
+  return answer
 end
 
--- Wakes who waits, if this job is the next one: else they wait for an earlier one already.
-local function wake(id)
-  if redis.call('ZRANGE', DUE, 0, 0)[1] == id then
-    redis.call('XADD', WAKE, 'MAXLEN', 1, '*', 'job', id)
+local now_text
+local function now_iso()
+  now_text = now_text or iso(NOW)
+  return now_text
+end
+
+-- Wakes who waits, once a script.
+local woken
+local function wake(why)
+  if woken then return end
+  woken = true
+  redis.call('XADD', WAKE, 'MAXLEN', 1, '*', 'job', why)
+end
+
+-- Commands on sets that many jobs have in common: gathered, and done with all jobs at once.
+local gathered = {}
+local function later(command, key, first, second)
+  local list = gathered[command .. key]
+  if not list then
+    list = {command, key}
+    gathered[command .. key] = list
+    gathered[#gathered + 1] = list
   end
+  list[#list + 1] = first
+  if second then list[#list + 1] = second end
 end
 
--- Ends a job. `keys` are its five: status hash, retry hash, job, journal, patch. They outlive the
--- purge a little, so that they go even if nobody purges.
-local function finish(keys, id, from, seq, status, result)
-  redis.call('HSET', keys[1], 'state', 'ended', 'status', status, 'completedAt', iso(NOW), 'result', result)
-  redis.call('HDEL', keys[1], 'waitingFor', 'waitingUntil', 'cancel')
-  redis.call('ZREM', DUE, id)
-  redis.call('ZREM', LEASES, id)
-  redis.call('ZADD', ENDED, NOW, id)
-  move(id, from, 'ended', seq)
-  for _, key in ipairs(keys) do redis.call('PEXPIRE', key, int(KEEP_MS + 86400000)) end
-end
-
-local function call_off(keys, id, from, seq)
-  finish(keys, id, from, seq, 'cancelled', CALLED_OFF)
-  redis.call('HSET', keys[1], 'endReason', 'cancelled')
-end
-
--- Lets a running job wait, unless it is to be called off: then nobody is left to hear it.
-local function put_back(keys, id, held, state, due_us, waiting_for)
-  redis.call('HSET', keys[1], 'due', int(due_us))
-  if held.cancel then return call_off(keys, id, 'running', held.seq) end
-  redis.call('HSET', keys[1], 'state', state, 'status', 'queued')
-  if waiting_for then
-    redis.call('HSET', keys[1], 'waitingFor', waiting_for, 'waitingUntil', iso(math.floor(due_us / 1000)))
-  end
-  redis.call('ZREM', LEASES, id)
-  redis.call('ZADD', DUE, int(due_us), id)
-  move(id, 'running', state, held.seq)
-  wake(id)
-end
-
--- What a token holds: its job's fields while it runs, else 'lost', or 'done' if the token's own
--- last transition is this very one, repeated.
-local function leave(key, token, closing)
-  local found = redis.pcall('HMGET', key, 'token', 'state', 'closed', 'cancel', 'seq', 'due')
-  if found.err or found[1] ~= token then return nil, 'lost' end
-  if found[2] ~= 'running' then return nil, found[3] == closing and 'done' or 'lost' end
-  redis.call('HSET', key, 'closed', closing)
-  return {cancel = found[4] == '1', seq = found[5], due = tonumber(found[6]) or NOW_US}
-end
-
--- Takes a job in: 'queued', 'duplicate', or 'wrongtype' if its key holds something else.
-local function admit(key, data_key, id, data, closing, order)
-  local kind = redis.call('TYPE', key).ok
-  if kind ~= 'none' and kind ~= 'hash' then return 'wrongtype' end
-  local found = redis.call('HMGET', key, 'state', 'status', 'closed')
-  if found[1] == 'queued' and found[3] == closing then
-    -- A repetition; or the first time broke off for a key of another kind.
-    local seq = redis.call('HGET', key, 'seq')
-    redis.call('SET', data_key, data)
-    redis.call('ZADD', DUE, seq, id)
-    redis.call('ZADD', SETS.queued, seq, id)
-    return 'queued'
-  end
-  if found[1] and found[3] == closing then return 'queued' end
-  -- A hash that another system left: a job that it ended is not begun again.
-  local over = found[2] == 'completed' or found[2] == 'failed' or found[2] == 'cancelled'
-  if found[1] or over then
-    redis.call('HINCRBY', key, 'duplicates', 1)
-    return 'duplicate'
-  end
-  local seq = int(NOW_US + order)
-  redis.call('HDEL', key, 'startedAt', 'completedAt', 'result', 'cancel')
-  redis.call('HSET', key, 'status', 'queued', 'state', 'queued', 'admittedAt', iso(NOW), 'runs', 0, 'attempts', 0,
-    'crashes', 0, 'waits', 0, 'steps', 0, 'duplicates', 0, 'journalBytes', 0, 'token', 0, 'seq', seq, 'due', seq,
-    'closed', closing)
-  redis.call('PERSIST', key)
-  redis.call('SET', data_key, data)
-  redis.call('ZADD', DUE, seq, id)
-  redis.call('ZADD', SETS.queued, seq, id)
-  return 'queued'
+local function do_gathered()
+  for _, list in ipairs(gathered) do redis.call(unpack(list)) end
+  gathered = {}
 end

@@ -1,13 +1,14 @@
--- Removes ended jobs whose time is over. Keys: from 10 on five for each job. Arguments: from 3 on the ids.
-local gone = 0
-for i = 3, #ARGV do
-  local first = 10 + (i - 3) * 5
-  local ended = redis.call('ZSCORE', ENDED, ARGV[i])
-  if ended and tonumber(ended) <= NOW - KEEP_MS then
-    redis.call('UNLINK', KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3], KEYS[first + 4])
-    redis.call('ZREM', ENDED, ARGV[i])
-    redis.call('ZREM', SETS.ended, ARGV[i])
-    gone = gone + 1
+-- Removes ended jobs whose time is over. Arguments: 4 most.
+local old = redis.call('ZRANGEBYSCORE', ENDED, '-inf', int(NOW - KEEP_MS), 'LIMIT', 0, ARGV[4])
+for _, id in ipairs(old) do
+  local unique = try('HGET', P .. 'job:' .. id, 'unique')
+  if type(unique) == 'string' and redis.call('HGET', Q .. 'unique', unique) == id then
+    redis.call('HDEL', Q .. 'unique', unique)
   end
+  redis.call('UNLINK', P .. 'job:' .. id, P .. 'job:retry:' .. id, Q .. 'data:' .. id, Q .. 'journal:' .. id,
+    Q .. 'patch:' .. id)
+  later('ZREM', ENDED, id)
+  later('ZREM', SETS.ended, id)
 end
-return gone
+do_gathered()
+return #old

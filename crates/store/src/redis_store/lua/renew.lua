@@ -1,13 +1,15 @@
--- Prolongs leases. Keys: from 10 on the status hashes. Arguments: 3 lease in ms, then for each: job, token.
+-- Prolongs leases. Arguments: 4 lease in ms, then for each: job, token.
 local answers = {}
-for i = 10, #KEYS do
-  local id, token = ARGV[4 + (i - 10) * 2], ARGV[5 + (i - 10) * 2]
-  local found = redis.pcall('HMGET', KEYS[i], 'token', 'state', 'cancel')
+for at = 5, #ARGV, 2 do
+  local id, token = ARGV[at], ARGV[at + 1]
+  local found = try('HMGET', P .. 'job:' .. id, 'token', 'state', 'cancel', 'told')
   local answer = 'lost'
   if not found.err and found[1] == token and found[2] == 'running' then
-    redis.call('ZADD', LEASES, NOW + tonumber(ARGV[3]), id)
-    answer = found[3] == '1' and 'cancel' or 'held'
+    later('ZADD', LEASES, NOW + ARGV[4], id)
+    answer = found[3] and 'cancel' or 'held'
+    if found[3] and not found[4] then redis.call('HSET', P .. 'job:' .. id, 'told', 1) end
   end
   answers[#answers + 1] = answer
 end
+do_gathered()
 return answers

@@ -1,4 +1,3 @@
--- Keys: 10 status hash, 11 job. Arguments: 3 id, 4 JSON, 5 what makes a repetition known.
-local outcome = admit(KEYS[10], KEYS[11], ARGV[3], ARGV[4], ARGV[5], 0)
-if outcome == 'queued' then wake(ARGV[3]) end
-return outcome
+-- Arguments: 4 id, 5 JSON, 6 what makes a repetition known, 7 to 11 the wishes.
+local outcome, other = admit(ARGV[4], ARGV[5], ARGV[6], {ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]}, 0)
+return {outcome, other or ''}
