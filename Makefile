@@ -35,10 +35,35 @@ demo: setup ## show it at work against simulated APIs; ARGS='--jobs 20 --rpm 120
 	@cargo build --workspace --bins
 	@$(TARGET)/debug/steadfast-demo $(ARGS)
 
+# Of 'chaos': the first seed and how many. Of 'chaos-real': how long; FIRST is its seed.
+SEEDS ?= 1000
+FIRST ?= 0
+SECONDS ?= 600
+
+.PHONY: chaos
+chaos: ## simulated storms by seeds, each step judged; SEEDS=1000 FIRST=0
+	@STEADFAST_SEED=$(FIRST)..$$(($(FIRST) + $(SEEDS))) cargo test --quiet --test promises -- \
+		any_weather_ends_well::fixed_seeds --nocapture
+
+.PHONY: chaos-real
+chaos-real: setup ## kill -9, SIGSTOP and Redis restarts on real processes; SECONDS=600 FIRST=1
+	@cargo build --quiet --bin steadfast
+	@STEADFAST_CHAOS_SECONDS=$(SECONDS) STEADFAST_CHAOS_SEED=$(FIRST) cargo test --quiet --test promises -- \
+		any_weather_ends_well::in_earnest --nocapture
+
 .PHONY: bench-limits
 bench-limits: ## jobs at rate limits, in simulated time, with plots; ARGS='--quick', '--json', '--only NAME'
 	@mkdir -p docs/plots
 	@cargo run --quiet --release -p steadfast-bench -- --plots docs/plots $(ARGS)
+
+# The other systems' programs: a workspace of its own, so that what it needs is no dependency of ours.
+PEERS := $(abspath $(TARGET))/bench-queue
+
+.PHONY: bench-queue
+bench-queue: setup ## the queue beside BullMQ and apalis-redis; ARGS='--quick', '--json', '--only NAME'
+	@bench/queue/peers.sh $(PEERS)
+	@cargo run --quiet --release -p steadfast-bench --bin steadfast-bench-queue -- \
+		--apalis $(PEERS)/release/steadfast-bench-apalis $(ARGS)
 
 .PHONY: build
 build: ## the release binary, target/release/steadfast
@@ -47,6 +72,10 @@ build: ## the release binary, target/release/steadfast
 .PHONY: test
 test: setup ## every test
 	cargo test --workspace
+
+.PHONY: mutants
+mutants: setup ## faults put in on purpose, each of which a test must notice; ARGS='--list', '--json', NAMES
+	@tests/mutants/run.sh $(ARGS)
 
 .PHONY: lint
 lint: ## formatting and clippy, warnings are errors

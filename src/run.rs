@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use secrecy::SecretString;
 use steadfast_actors::alerts::Webhook;
-use steadfast_actors::{Deps, Running};
+use steadfast_actors::{Deps, Dice, Running};
 use steadfast_agent::jail::Jail;
 use steadfast_agent::prompts::Prompts;
 use steadfast_agent::workspace::Workspaces;
@@ -107,7 +107,8 @@ async fn deps(loaded: Loaded, redactor: Redactor) -> anyhow::Result<Deps> {
         llm,
         github,
         git_url,
-        workspaces,
+        workspaces: Arc::new(workspaces),
+        dice: Dice::from_os(),
         clock,
         secrets: Arc::new(move |token| redactor.add(token)),
         webhook,

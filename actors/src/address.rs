@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, MailboxError, Message};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::meter::{Handling, InMailbox, Meter};
+use crate::watch;
 
 /// A message in a mailbox. Handlers open it and keep the [`Handling`] until their work has ended.
 pub struct Metered<M> {
@@ -119,7 +120,7 @@ impl<A: Actor> Address<A> {
         A: Handler<Metered<M>>,
         A::Context: ToEnvelope<A, Metered<M>>,
     {
-        let alive = self.current.borrow().as_ref().is_some_and(Addr::connected);
+        let alive = self.current.get().as_ref().is_some_and(Addr::connected);
         if alive { self.send(message).await } else { Err(SendError::Gone(self.meter.name())) }
     }
 
@@ -132,7 +133,7 @@ impl<A: Actor> Address<A> {
         A::Context: ToEnvelope<A, Metered<M>>,
     {
         let name = self.meter.name();
-        let addr = self.current.borrow().clone().ok_or(SendError::Gone(name))?;
+        let addr = self.current.get().ok_or(SendError::Gone(name))?;
         let full = || {
             self.meter.rejected();
             SendError::Full(name)
@@ -157,7 +158,7 @@ impl<A: Actor> Address<A> {
         A: Handler<Metered<M>>,
         A::Context: ToEnvelope<A, Metered<M>>,
     {
-        let Some(addr) = self.current.borrow().clone() else { return };
+        let Some(addr) = self.current.get() else { return };
         let metered = Metered { message, in_mailbox: InMailbox::enter(&self.meter), place: None };
         #[expect(clippy::disallowed_methods, reason = "bounded by the callers, see above")]
         addr.do_send(metered);
@@ -168,6 +169,6 @@ impl<A: Actor> Address<A> {
         let mut current = self.current.clone();
         let living = |addr: &Option<Addr<A>>| addr.as_ref().is_some_and(Addr::connected);
         let addr = current.wait_for(living).await.map_err(|_| SendError::Ended(self.meter.name()))?;
-        addr.clone().ok_or(SendError::Gone(self.meter.name()))
+        addr.ok_or(SendError::Gone(self.meter.name()))
     }
 }

@@ -20,14 +20,15 @@ use steadfast_core::job::JobId;
 use steadfast_core::retry::{RetryEnv, RetryPolicy, retry};
 use steadfast_core::time::{Clock, Timestamp};
 use steadfast_http::{Timeouts, Transport};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
 use crate::accountant::millis;
 use crate::address::{Address, Metered};
+use crate::dice::Dice;
 use crate::settings::AlertSettings;
 use crate::supervisor::Lifeline;
+use crate::watch;
 
 /// The operation's name in failures and logs.
 const ALERT: &str = "alert";
@@ -221,6 +222,7 @@ pub struct Alerts {
     settings: AlertSettings,
     process: Arc<str>,
     clock: Arc<dyn Clock>,
+    dice: Dice,
     /// A hint only: started anew, an alert may be told once more than it should.
     last: BTreeMap<(AlertKind, Option<String>), Last>,
     under_way: watch::Sender<usize>,
@@ -236,7 +238,13 @@ impl Alerts {
         lifeline: Lifeline,
     ) -> Self {
         let under_way = watch::channel(0).0;
-        Alerts { webhook, settings, process, clock, last: BTreeMap::new(), under_way, _lifeline: lifeline }
+        let (dice, last) = (Dice::from_os(), BTreeMap::new());
+        Alerts { webhook, settings, process, clock, dice, last, under_way, _lifeline: lifeline }
+    }
+
+    /// With chance from `dice`.
+    pub(crate) fn drawing(self, dice: Dice) -> Self {
+        Alerts { dice, ..self }
     }
 
     /// Whether it is time to tell of it, and how many like it were held back since the last.
@@ -279,8 +287,8 @@ impl Alerts {
 }
 
 /// Tells of one alert, again and again while that may help; the log hears of what was in vain.
-async fn tell(webhook: &Webhook, body: &Bytes, timeout: Duration, clock: &dyn Clock, kind: AlertKind) {
-    let told = retry(&RETRIES, &AlertEnv { clock }, |_| webhook.post(body, timeout, clock)).await;
+async fn tell(webhook: &Webhook, body: &Bytes, timeout: Duration, env: AlertEnv<'_>, kind: AlertKind) {
+    let told = retry(&RETRIES, &env, |_| webhook.post(body, timeout, env.clock)).await;
     match told {
         Ok(()) => tracing::debug!(?kind, "alert told"),
         Err(gave_up) => {
@@ -308,6 +316,7 @@ async fn tell(webhook: &Webhook, body: &Bytes, timeout: Duration, clock: &dyn Cl
 /// Time and chance of the deliveries.
 struct AlertEnv<'a> {
     clock: &'a dyn Clock,
+    dice: &'a Dice,
 }
 
 impl RetryEnv for AlertEnv<'_> {
@@ -316,7 +325,7 @@ impl RetryEnv for AlertEnv<'_> {
     }
 
     fn random(&self) -> f64 {
-        rand::random()
+        self.dice.share()
     }
 
     async fn sleep(&self, wait: Duration) {
@@ -340,7 +349,7 @@ impl Handler<Metered<Alert>> for Alerts {
         let (alert, handling) = message.open();
         let Some(webhook) = self.webhook.clone() else { return };
         let kind = alert.kind;
-        if *self.under_way.borrow() >= MOST_UNDER_WAY {
+        if self.under_way.get() >= MOST_UNDER_WAY {
             tracing::warn!(?kind, "too many alerts under way: the log alone has this one");
             return;
         }
@@ -350,9 +359,9 @@ impl Handler<Metered<Alert>> for Alerts {
         };
         let Some(body) = self.body(&alert, held_back) else { return };
         self.under_way.send_modify(|under_way| *under_way += 1);
-        let (timeout, clock) = (self.settings.timeout, Arc::clone(&self.clock));
+        let (timeout, clock, dice) = (self.settings.timeout, Arc::clone(&self.clock), self.dice.clone());
         let telling = async move {
-            tell(&webhook, &body, timeout, &*clock, kind).await;
+            tell(&webhook, &body, timeout, AlertEnv { clock: &*clock, dice: &dice }, kind).await;
             drop(handling);
         };
         let told =

@@ -16,6 +16,7 @@ use crate::Settings;
 use crate::accountant::{BudgetKey, Depart, EndpointId, Fleetwide, Halt, Outlook, RateAccountant};
 use crate::address::{Address, Binding, address};
 use crate::calls::{CallError, Caller, Order};
+use crate::dice::Dice;
 use crate::held::Held;
 use crate::llm::{Complete, Llm};
 use crate::meter::Meter;
@@ -51,7 +52,8 @@ impl Callers {
         let to_itself = accountant.clone();
         let actor = RateAccountant::new(&settings, Arc::clone(&clock), to_itself, lifeline(0));
         binding.bind(actor.sharing(Fleetwide { ledger, me }).start());
-        let caller = Caller { accountant: accountant.clone(), clock, park_after: settings.job.park_after };
+        let (park_after, dice) = (settings.job.park_after, Dice::from_os());
+        let caller = Caller { accountant: accountant.clone(), clock, dice, park_after };
         llm_binding.bind(Llm::new(&[client], caller, &settings, lifeline(1)).start());
         let held = Held::new();
         let stop = Stop::new(held.leased());

@@ -11,13 +11,15 @@ use steadfast_core::failure::{Failure, FatalReason, GateReason, Provider, Verdic
 use steadfast_core::headers::Observed;
 use steadfast_core::retry::{Attempt, GaveUp, RetryPolicy, retry};
 use steadfast_core::time::{Clock, Timestamp};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::accountant::{Acquire, BudgetKey, End, Lost, Need, Permit, RateAccountant};
 use crate::address::Address;
+use crate::dice::Dice;
 use crate::env::Env;
-use crate::stop::{Leased, leased};
+use crate::stop::{Leased, is_leased, leased};
 
 /// Place of a call among those that wait: higher priority first, then the job that was admitted
 /// first. What goes first is less.
@@ -131,40 +133,56 @@ impl CallError {
 pub(crate) struct Caller {
     pub(crate) accountant: Address<RateAccountant>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dice: Dice,
     /// Longest wait for a permit.
     pub(crate) park_after: Duration,
 }
 
 impl Caller {
     /// Runs `call` under `policy`. An `Err` of `call` ends the loop as it is; a [`Failure`] within
-    /// an `Ok` is what the loop retries on.
+    /// an `Ok` is what the loop retries on. What a model's server refused for its rate goes straight
+    /// back to the accountant, which knows better than one caller when to send again.
     pub(crate) async fn retrying<T, C, F>(
         &self,
         policy: &RetryPolicy,
         patience: &Patience,
-        mut call: C,
+        call: C,
     ) -> Result<T, CallError>
     where
         C: FnMut(Try) -> F,
         F: Future<Output = Result<Result<T, Failure>, CallError>>,
     {
-        let env = Env { clock: Arc::clone(&self.clock), stop: patience.soft.clone() };
+        let (clock, stop) = (Arc::clone(&self.clock), patience.soft.clone());
+        let env = Env { clock, stop, dice: self.dice.clone() };
         let ended: RefCell<Option<CallError>> = RefCell::new(None);
         let named = Cell::new(false);
+        let call = RefCell::new(call);
         let result = retry(policy, &env, |attempt: Attempt| {
             let Attempt { number, refresh, verify } = attempt;
-            let call = call(Try { refresh, verify, is_retry: number > 1 && !named.get() });
-            let (ended, named) = (&ended, &named);
+            let mut this = Try { refresh, verify, is_retry: number > 1 && !named.get() };
+            let (ended, named, call) = (&ended, &named, &call);
+            let since = Instant::now();
             async move {
-                match call.await {
-                    Ok(tried) => {
-                        named.set(tried.as_ref().is_err_and(names_its_wait));
-                        tried
-                    }
-                    Err(end) => {
-                        let failure = placeholder(&end);
-                        ended.replace(Some(end));
-                        Err(failure)
+                loop {
+                    let tried = (call.borrow_mut())(this);
+                    match tried.await {
+                        Ok(Err(failure))
+                            if is_left_to_the_pace(&failure) && since.elapsed() < self.park_after =>
+                        {
+                            let (provider, operation) = (failure.provider, failure.operation);
+                            tracing::debug!(%provider, operation, "refused for the rate: asking for the next permit");
+                            // No retry of our own choosing: the pace says when.
+                            this = Try { refresh: false, is_retry: false, ..this };
+                        }
+                        Ok(tried) => {
+                            named.set(tried.as_ref().is_err_and(names_its_wait));
+                            return tried;
+                        }
+                        Err(end) => {
+                            let failure = placeholder(&end);
+                            ended.replace(Some(end));
+                            return Err(failure);
+                        }
                     }
                 }
             }
@@ -181,7 +199,8 @@ impl Caller {
         }
     }
 
-    /// Waits for a permit, at most `park_after`; before that, until the lease is surely ours.
+    /// Waits for a permit, at most `park_after`; before that, until the lease is surely ours, and again
+    /// where it is not any more by the time that there is a permit.
     pub(crate) async fn permit(
         &self,
         key: &BudgetKey,
@@ -192,10 +211,12 @@ impl Caller {
             biased;
             () = patience.soft.cancelled() => return Err(CallError::Stopped),
             answer = async {
-                leased(&patience.leased).await;
                 loop {
+                    leased(&patience.leased).await;
                     let acquire = Acquire { key: key.clone(), need, patience: self.park_after };
                     match self.accountant.send(acquire).await?.permit().await {
+                        // Dropped, it goes to somebody else.
+                        Ok(Ok(_)) if !is_leased(&patience.leased) => {}
                         Ok(answer) => break Ok::<_, CallError>(answer),
                         Err(Lost) => tracing::debug!("asking the next accountant for a permit"),
                     }
@@ -236,6 +257,14 @@ impl Caller {
         };
         permit.report(observed, end).await;
         Ok(result)
+    }
+}
+
+/// Whether the accountant's pace and gate answer it alone. GitHub asks for a wait of each caller.
+fn is_left_to_the_pace(failure: &Failure) -> bool {
+    match failure.provider {
+        Provider::Llm => failure.is_rate_limit(),
+        Provider::Github | Provider::Git | Provider::Store | Provider::Webhook => false,
     }
 }
 

@@ -8,11 +8,14 @@ use steadfast_core::retry::RetryEnv;
 use steadfast_core::time::{Clock, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+use crate::dice::Dice;
+
 /// The environment of one retry loop. A sleep ends early when `stop` is cancelled; the call that
 /// follows is expected to notice.
 pub(crate) struct Env {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) stop: CancellationToken,
+    pub(crate) dice: Dice,
 }
 
 impl RetryEnv for Env {
@@ -21,11 +24,12 @@ impl RetryEnv for Env {
     }
 
     fn random(&self) -> f64 {
-        rand::random::<f64>()
+        self.dice.share()
     }
 
     async fn sleep(&self, wait: Duration) {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => {}
             () = self.stop.cancelled() => {}
         }

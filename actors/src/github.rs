@@ -249,6 +249,8 @@ impl Calls {
             users.remove(&place(target)).and_then(|users| users.token)
         };
         let Some(token) = unused.filter(|_| ended && target.installation != 0) else { return };
+        // Before the wait for a permit: a run that begins meanwhile is not to be handed a dying token.
+        self.client.let_go(&token);
         let ask = Ask { operation: Operation::RevokeToken, is_retry: false };
         let revoked = self.request(target, &token, ask, async |token| self.client.revoke(&token).await).await;
         match revoked {
@@ -307,7 +309,7 @@ impl Calls {
             tokio::select! {
                 biased;
                 () = lapsed(&target.patience.leased) => {
-                    Exchange { result: Err(lease_over()), observed: Observed::default() }
+                    Exchange { result: Err(lease_over("write")), observed: Observed::default() }
                 }
                 exchange = call(token) => exchange,
             }
@@ -436,11 +438,11 @@ impl Calls {
 }
 
 /// Nobody knows whether the request was sent before its time was over.
-fn lease_over() -> Failure {
+pub(crate) fn lease_over(operation: &'static str) -> Failure {
     Failure {
         verdict: Verdict::Verify,
         provider: Provider::Github,
-        operation: "write",
+        operation,
         status: None,
         message: "the lease may have ended before the answer came".to_owned(),
         request_id: None,

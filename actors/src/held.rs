@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use steadfast_core::job::JobId;
 use steadfast_store::{Lease, Token};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::stop::{Leased, Stop};
+use crate::watch;
 
 /// The table of runs. Clones share it.
 #[derive(Clone)]

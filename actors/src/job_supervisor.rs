@@ -8,7 +8,6 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseActFuture, ResponseFuture};
 use steadfast_core::job::JobId;
 use steadfast_store::{Claim, Lease, Renewal, StoreError};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +19,7 @@ use crate::job::{Halt, Job};
 use crate::run::{Outcome, RunDeps};
 use crate::stop::{Reason, Stop, leased};
 use crate::supervisor::{Lifeline, Supervisor};
+use crate::watch;
 
 /// Share of a lease after which it is no longer taken for ours, counted from when its last renewal
 /// was asked for: the rest is the margin for clocks and for what is on its way.
@@ -294,9 +294,10 @@ impl Handler<Metered<Room>> for JobSupervisor {
             // While it is not sure that our leases are ours, a claim would take them from ourselves.
             let room = async {
                 leased(&surely_ours).await;
-                running.wait_for(|running| *running < most).await.map_or(0, |running| most - *running)
+                running.wait_for(|running| *running < most).await.map_or(0, |running| most - running)
             };
             tokio::select! {
+                biased;
                 () = draining.cancelled() => 0,
                 room = room => room,
             }

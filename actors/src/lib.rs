@@ -21,6 +21,7 @@ pub mod address;
 pub mod alerts;
 pub mod callers;
 pub mod calls;
+mod dice;
 mod env;
 pub mod github;
 mod held;
@@ -38,6 +39,8 @@ pub mod supervisor;
 mod system;
 #[cfg(test)]
 mod tests;
+mod watch;
 
+pub use dice::Dice;
 pub use settings::Settings;
 pub use system::{Deps, Running, start};

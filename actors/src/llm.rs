@@ -86,6 +86,7 @@ impl Llm {
         let hurried = Caller {
             accountant: caller.accountant.clone(),
             clock: Arc::clone(&caller.clock),
+            dice: caller.dice.clone(),
             park_after: caller.park_after.min(SOON),
         };
         let policy = settings.llm_retry.clone();

@@ -13,6 +13,8 @@ use steadfast_core::time::{Clock, Timestamp};
 use steadfast_store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use crate::dice::Dice;
+
 /// The store, whether it answers, and how it is asked again when it does not.
 #[derive(Clone)]
 pub(crate) struct Persist {
@@ -20,13 +22,14 @@ pub(crate) struct Persist {
     away: Arc<AtomicBool>,
     policy: RetryPolicy,
     clock: Arc<dyn Clock>,
+    dice: Dice,
 }
 
 impl Persist {
-    pub(crate) fn new(store: Arc<dyn Store>, policy: RetryPolicy, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, policy: RetryPolicy, clock: Arc<dyn Clock>, dice: Dice) -> Self {
         // How long is for the caller's `stop` to say.
         let policy = RetryPolicy { max_attempts: u32::MAX, ..policy };
-        Persist { store, away: Arc::new(AtomicBool::new(false)), policy, clock }
+        Persist { store, away: Arc::new(AtomicBool::new(false)), policy, clock, dice }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -57,7 +60,7 @@ impl Persist {
         F: Future<Output = Result<T, StoreError>>,
     {
         let last: RefCell<Option<StoreError>> = RefCell::new(None);
-        let env = StoreEnv { clock: &*self.clock, stop };
+        let env = StoreEnv { clock: &*self.clock, stop, dice: &self.dice };
         let result = retry(&self.policy, &env, |_| {
             let call = call();
             let last = &last;
@@ -103,6 +106,7 @@ fn as_failure(operation: &'static str, error: &StoreError, stopped: bool) -> Fai
 struct StoreEnv<'a> {
     clock: &'a dyn Clock,
     stop: &'a CancellationToken,
+    dice: &'a Dice,
 }
 
 impl RetryEnv for StoreEnv<'_> {
@@ -111,11 +115,12 @@ impl RetryEnv for StoreEnv<'_> {
     }
 
     fn random(&self) -> f64 {
-        rand::random()
+        self.dice.share()
     }
 
     async fn sleep(&self, wait: Duration) {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => {}
             () = self.stop.cancelled() => {}
         }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
 use steadfast_store::{Claim, StoreError};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +14,7 @@ use crate::address::{Address, Metered};
 use crate::job_supervisor::{JobSupervisor, Room, Start};
 use crate::persist::Persist;
 use crate::supervisor::Lifeline;
+use crate::watch;
 
 /// Longest wait for work before looking again; new work ends it sooner.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -99,6 +99,7 @@ impl Polling {
     async fn round(&self) {
         let Some(room) = self.room().await else { return };
         let shut = tokio::select! {
+            biased;
             shut = self.soonest() => shut,
             () = self.stop.cancelled() => return,
         };
@@ -113,6 +114,7 @@ impl Polling {
         match claimed {
             Ok(claims) if claims.is_empty() => {
                 let waited = tokio::select! {
+                    biased;
                     waited = store.wait(LOOK_AGAIN) => waited,
                     () = self.stop.cancelled() => Ok(()),
                 };
@@ -145,6 +147,7 @@ impl Polling {
     /// How many jobs may be claimed; `None` while there is nobody to ask.
     async fn room(&self) -> Option<usize> {
         let room = tokio::select! {
+            biased;
             room = self.jobs.send(Room) => room,
             () = self.stop.cancelled() => return None,
         };
@@ -183,6 +186,7 @@ impl Polling {
 
     async fn pause(&self, wait: Duration) {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => {}
             () = self.stop.cancelled() => {}
         }

@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::calls::Patience;
+use crate::watch;
 
 /// Why a run stops. The first reason given at its strength is the one that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,15 +45,21 @@ pub(crate) async fn leased(until: &Leased) {
     }
 }
 
+/// Whether the leases are surely ours.
+pub(crate) fn is_leased(until: &Leased) -> bool {
+    Instant::now() < until.get()
+}
+
 /// Waits until the leases may be over.
 pub(crate) async fn lapsed(until: &Leased) {
     let mut until = until.clone();
     loop {
-        let end = *until.borrow_and_update();
+        let end = until.get_and_see();
         if end <= Instant::now() {
             return;
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(end) => {}
             // Without the other end nobody renews: the end stands.
             Ok(()) = until.changed() => {}

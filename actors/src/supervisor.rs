@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::address::{Address, Metered};
 use crate::alerts::{Alarm, Alert};
+use crate::dice::Dice;
 use crate::held::Held;
 use crate::job_supervisor::{JobSupervisor, Requeue};
 use crate::meter::Meter;
@@ -95,6 +96,7 @@ pub struct Supervisor {
     held: Held,
     escalation: watch::Sender<Escalation>,
     alerts: Option<Alarm>,
+    dice: Dice,
     ending: bool,
 }
 
@@ -119,6 +121,7 @@ impl Supervisor {
             held,
             escalation,
             alerts: None,
+            dice: Dice::from_os(),
             ending: false,
         }
     }
@@ -126,6 +129,11 @@ impl Supervisor {
     /// Tells of what a person must know.
     pub(crate) fn alerting(self, alarm: Alarm) -> Self {
         Supervisor { alerts: Some(alarm), ..self }
+    }
+
+    /// With chance from `dice`.
+    pub(crate) fn drawing(self, dice: Dice) -> Self {
+        Supervisor { dice, ..self }
     }
 
     fn start_child(&self, child: usize) {
@@ -202,7 +210,7 @@ impl Handler<Metered<ChildGone>> for Supervisor {
             }
             self.escalation.send_replace(Some(why));
         }
-        let wait = self.backoff.delay(deaths, rand::random());
+        let wait = self.backoff.delay(deaths, self.dice.share());
         let wait_ms = crate::accountant::millis(wait);
         tracing::error!(actor = name, deaths, wait_ms, "actor died, starting it again");
         child.spec.meter.restarted();

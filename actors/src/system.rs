@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::Actor;
 use steadfast_agent::prompts::Prompts;
 use steadfast_agent::settings::AgentSettings;
-use steadfast_agent::workspace::Workspaces;
+use steadfast_agent::workspace::Workshop;
 use steadfast_core::time::Clock;
 use steadfast_github::GithubClient;
 use steadfast_llm::LlmClient;
@@ -20,6 +20,7 @@ use crate::accountant::{Depart, Fleetwide, RateAccountant};
 use crate::address::{Address, Binding, address};
 use crate::alerts::{Alarm, Alerts, Flush, Webhook};
 use crate::calls::Caller;
+use crate::dice::Dice;
 use crate::github::{Github, SecretSink};
 use crate::held::Held;
 use crate::job_supervisor::{Drain, JobSupervisor};
@@ -48,7 +49,9 @@ pub struct Deps {
     /// Where repositories are cloned from: `github.web_url`.
     pub git_url: Url,
     /// Where jobs have their workspaces.
-    pub workspaces: Workspaces,
+    pub workspaces: Arc<dyn Workshop>,
+    /// Where jitter comes from.
+    pub dice: Dice,
     /// The wall time.
     pub clock: Arc<dyn Clock>,
     /// Hears of every token that is made.
@@ -158,16 +161,22 @@ pub fn start(deps: Deps) -> Running {
     let settings = Arc::new(deps.settings);
     let (clock, store) = (deps.clock, deps.store);
     // Two of one name, in two containers say, are still two.
-    let me = format!("{}#{:08x}", deps.process, rand::random::<u32>());
+    let me = format!("{}#{:08x}", deps.process, deps.dice.number());
     let fleet = Fleetwide { ledger: store.ledger(), me };
     let alarm = Alarm(alerts.address.clone());
-    let persist = Persist::new(store, settings.store_retry.clone(), Arc::clone(&clock));
+    let dice = deps.dice;
+    let persist = Persist::new(store, settings.store_retry.clone(), Arc::clone(&clock), dice.clone());
     let (polling, draining) = (CancellationToken::new(), CancellationToken::new());
     let held = Held::new();
     let caller = {
         let (accountant, clock) = (accountant.address.clone(), Arc::clone(&clock));
-        let park_after = settings.job.park_after;
-        move || Caller { accountant: accountant.clone(), clock: Arc::clone(&clock), park_after }
+        let (park_after, dice) = (settings.job.park_after, dice.clone());
+        move || Caller {
+            accountant: accountant.clone(),
+            clock: Arc::clone(&clock),
+            dice: dice.clone(),
+            park_after,
+        }
     };
     let run_deps = Arc::new(RunDeps {
         settings: Arc::clone(&settings),
@@ -177,7 +186,7 @@ pub fn start(deps: Deps) -> Running {
         clock: Arc::clone(&clock),
         llm: llm.address.clone(),
         github: github.address.clone(),
-        workspaces: Arc::new(deps.workspaces),
+        workspaces: deps.workspaces,
         git_url: deps.git_url,
         caller: caller(),
         alerts: alarm.clone(),
@@ -189,18 +198,19 @@ pub fn start(deps: Deps) -> Running {
         alerts.child(false, {
             let (alert_settings, clock) = (settings.alerts.clone(), Arc::clone(&clock));
             let (webhook, process) = (deps.webhook.map(Arc::new), Arc::<str>::from(deps.process));
+            let dice = dice.clone();
             move |lifeline| {
                 let (webhook, process, clock) = (webhook.clone(), Arc::clone(&process), Arc::clone(&clock));
-                Alerts::new(webhook, alert_settings.clone(), process, clock, lifeline)
+                Alerts::new(webhook, alert_settings.clone(), process, clock, lifeline).drawing(dice.clone())
             }
         }),
         accountant.child(false, {
             let alarm = alarm.clone();
-            let fleet = fleet.clone();
+            let (fleet, dice) = (fleet.clone(), dice.clone());
             let (settings, me) = (Arc::clone(&settings), accountant.address.clone());
             move |lifeline| {
                 let accountant = RateAccountant::new(&settings, Arc::clone(&clock), me.clone(), lifeline);
-                accountant.alerting(alarm.clone()).sharing(fleet.clone())
+                accountant.alerting(alarm.clone()).sharing(fleet.clone()).drawing(dice.clone())
             }
         }),
         llm.child(false, {
@@ -258,7 +268,8 @@ pub fn start(deps: Deps) -> Running {
         held,
         escalate,
     )
-    .alerting(alarm);
+    .alerting(alarm)
+    .drawing(dice);
     supervisor.binding.bind(root.start());
     Running {
         supervisor: supervisor.address,

@@ -12,6 +12,7 @@ use steadfast_agent::prompts::Prompts;
 use steadfast_agent::settings::AgentSettings;
 use steadfast_llm::EndpointSettings;
 use steadfast_store::Location;
+use steadfast_store::settings::with_one_host;
 use toml::{Table, Value};
 
 use super::endpoints;
@@ -154,7 +155,7 @@ impl Config {
             Ok(Location::Memory | Location::Sqlite(_)) => {}
             Ok(Location::Redis(url)) => {
                 let socket = url.starts_with("redis+unix:");
-                let host = url::Url::parse(&url)
+                let host = url::Url::parse(&with_one_host(&url))
                     .is_ok_and(|url| url.host_str().is_some_and(|host| !host.is_empty()));
                 if !socket && !host {
                     let message =

@@ -161,9 +161,10 @@ fn read(path: &Path) -> Result<SecretString, String> {
     Ok(SecretString::from(text.trim().to_owned()))
 }
 
-/// The passwords in a queue's URL: before the host, or in the query of `redis+unix:`.
+/// The passwords in a queue's URL: before the host, or in the query of `redis+unix:` and of
+/// `redis+sentinel:`.
 fn passwords(url: &str) -> Vec<SecretString> {
-    let Ok(url) = Url::parse(url) else { return Vec::new() };
+    let Ok(url) = Url::parse(&steadfast_store::settings::with_one_host(url)) else { return Vec::new() };
     let written = url.password().filter(|password| !password.is_empty());
     let mut all = Vec::new();
     if let Some(written) = written {
@@ -174,7 +175,8 @@ fn passwords(url: &str) -> Vec<SecretString> {
         all.push(SecretString::from(written.to_owned()));
         all.extend(decoded.map(SecretString::from));
     }
-    let in_query = url.query_pairs().filter(|(name, value)| name == "pass" && !value.is_empty());
+    let is_secret = |name: &str| matches!(name, "pass" | "sentinel_pass");
+    let in_query = url.query_pairs().filter(|(name, value)| is_secret(name) && !value.is_empty());
     all.extend(in_query.map(|(_, value)| SecretString::from(value.into_owned())));
     all
 }

@@ -159,6 +159,16 @@ fn a_secret_is_never_in_a_problem_nor_in_what_is_shown() {
     assert_eq!(all, ["sk-secret-1", "s%40secret-4", "s@secret-4"]);
 }
 
+#[test]
+fn a_queue_of_many_hosts_is_taken_and_its_passwords_are_secrets() {
+    let expose = |secret: &secrecy::SecretString| secrecy::ExposeSecret::expose_secret(secret).to_owned();
+    let url = "redis+sentinel://me:secret-4@h:1,i:2/queue?sentinel_pass=secret-5";
+    let loaded = load_text(&format!("[queue]\nurl = \"{url}\"\n")).unwrap();
+    assert_eq!(loaded.secrets.all().map(expose).collect::<Vec<_>>(), ["secret-4", "secret-5"]);
+    assert!(!loaded.show().contains("secret-"), "{}", loaded.show());
+    assert!(problems("[queue]\nurl = \"redis+cluster://:secret-4@\"\n").contains("names no host"));
+}
+
 /// Two endpoints, the second with limits, prices and a key file of its own.
 fn endpoints(file: &Path) -> String {
     format!(

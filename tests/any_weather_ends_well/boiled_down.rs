@@ -60,7 +60,7 @@ fn a_write_that_waits_for_its_turn_is_not_sent_after_the_lease() {
         let mut fleet = Fleet::new(1, |_| {}, "job.concurrency = 6").await;
         fleet.world.fault(aimed(Operation::CommentCreate, 5, Fault::Hang));
         for job in &jobs {
-            fleet.store.submit(job).await.unwrap();
+            fleet.submit(job).await;
         }
         fleet.start(Rates::default(), 0);
         // Each has announced its comment: the workspace is open, and the effect is in the journal.
@@ -101,7 +101,7 @@ fn two_runners_do_not_keep_each_other_out() {
         fleet.start(Rates::default(), 0);
         let ids: Vec<_> = (1..=4).map(|issue| format!("job-{issue}")).collect();
         for (id, issue) in ids.iter().zip(1..) {
-            fleet.store.submit(&job(id, issue)).await.unwrap();
+            fleet.submit(&job(id, issue)).await;
         }
         let all_ended = async {
             while fleet.store.count().await.unwrap()[State::Ended as usize] < 4 {

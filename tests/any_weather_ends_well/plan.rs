@@ -18,6 +18,10 @@ pub enum Happening {
         id: String,
         issue: u64,
     },
+    /// The queue delivers it twice.
+    SubmitAgain {
+        id: String,
+    },
     Cancel {
         id: String,
     },
@@ -32,6 +36,21 @@ pub enum Happening {
     Freeze {
         runner: usize,
         wait: Duration,
+    },
+    /// Nothing is claimed for so long: of all, or of the one owner.
+    Pause {
+        all: bool,
+        wait: Duration,
+    },
+    /// One that has ended is to be done again.
+    Retry {
+        id: String,
+        from_start: bool,
+    },
+    /// Its wall clock jumps, ahead or back.
+    Jump {
+        runner: usize,
+        millis: i64,
     },
     Die {
         runner: usize,
@@ -105,6 +124,8 @@ const GITHUB: &[Operation] = &[
     Operation::PullCreate,
 ];
 
+const GIT: &[Operation] = &[Operation::GitFetch, Operation::GitPush, Operation::GitPush];
+
 struct Dice(StdRng);
 
 impl Dice {
@@ -161,11 +182,23 @@ impl Dice {
         }
     }
 
+    fn git_fault(&mut self) -> Fault {
+        match self.of(0..6) {
+            0 => Fault::html_502(),
+            1 => Fault::unavailable(5),
+            2 => Fault::Hang,
+            3 => Fault::Reset,
+            4 => Fault::SilentAfter { after: 0 },
+            _ => Fault::DoneButLost,
+        }
+    }
+
     fn rule(&mut self) -> FaultRule {
         let (skip, times) = (self.of(0..8), self.of(1..5));
-        let (operations, fault) = match self.chance(0.5) {
-            true => (CHAT, self.model_fault()),
-            false => (GITHUB, self.github_fault()),
+        let (operations, fault) = match self.of(0..5) {
+            0 | 1 => (CHAT, self.model_fault()),
+            2 | 3 => (GITHUB, self.github_fault()),
+            _ => (GIT, self.git_fault()),
         };
         FaultRule::next(Target::Operation(self.pick(operations)), times, fault).after(skip)
     }
@@ -173,9 +206,10 @@ impl Dice {
     /// A provider fails in one way for minutes.
     fn spell(&mut self) -> FaultRule {
         let (from, lasts) = (self.secs(0..600), self.secs(10..900));
-        let (server, fault) = match self.chance(0.5) {
-            true => (Server::Llm, self.model_fault()),
-            false => (Server::Github, self.github_fault()),
+        let (server, fault) = match self.of(0..5) {
+            0 | 1 => (Server::Llm, self.model_fault()),
+            2 | 3 => (Server::Github, self.github_fault()),
+            _ => (Server::Git, self.git_fault()),
         };
         FaultRule::between(Target::Server(server), from, from + lasts, fault)
     }
@@ -203,58 +237,128 @@ impl Dice {
         }
     }
 
-    fn happening(&mut self, jobs: u64) -> Happening {
+    fn happening(&mut self, kind: Kind, jobs: u64, by_app: bool) -> Happening {
         let runner = self.of(0..4) as usize;
-        match self.of(0..10) {
-            0 => Happening::LoseStore { runner, wait: self.secs(1..150) },
-            1 => Happening::StoreDown { wait: self.secs(1..150) },
-            2 | 3 => Happening::Freeze { runner, wait: self.secs(1..150) },
-            4..=6 => {
-                let at = self.pick(&[Deathbed::Append, Deathbed::Settle, Deathbed::Claim, Deathbed::Request]);
+        match kind {
+            Kind::LoseStore => Happening::LoseStore { runner, wait: self.secs(1..150) },
+            Kind::StoreDown => Happening::StoreDown { wait: self.secs(1..150) },
+            Kind::Freeze => Happening::Freeze { runner, wait: self.secs(1..150) },
+            Kind::Die => {
+                let at = self.pick(DEATHBEDS);
                 let skip = match at {
-                    Deathbed::Append | Deathbed::Request => self.of(0..20),
-                    Deathbed::Settle | Deathbed::Claim => self.of(0..3),
+                    Deathbed::Append | Deathbed::Request | Deathbed::Tool => self.of(0..20),
+                    Deathbed::Settle | Deathbed::Claim | Deathbed::Renew => self.of(0..3),
+                    Deathbed::Replay | Deathbed::Git => self.of(0..3),
                 };
                 let death = Death { at, skip: skip as u32, done: self.chance(0.5) };
                 Happening::Die { runner, death }
             }
-            7 => Happening::Drain { runner },
-            _ => Happening::Cancel { id: name(self.of(0..jobs)) },
+            Kind::Drain => Happening::Drain { runner },
+            Kind::Cancel => Happening::Cancel { id: name(self.of(0..jobs)) },
+            Kind::SubmitAgain => Happening::SubmitAgain { id: name(self.of(0..jobs)) },
+            Kind::Pause => Happening::Pause { all: self.chance(0.5), wait: self.secs(1..200) },
+            Kind::Retry => Happening::Retry { id: name(self.of(0..jobs)), from_start: self.chance(0.5) },
+            Kind::Jump => {
+                // An App's signed token is refused by GitHub where the clock is far off.
+                let most = if by_app { 20_000 } else { self.pick(&[20_000, 600_000, 7_200_000]) };
+                Happening::Jump { runner, millis: self.of(0..2 * most) as i64 - most as i64 }
+            }
         }
     }
 }
+
+/// What may be done to a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    LoseStore,
+    StoreDown,
+    Freeze,
+    Die,
+    Drain,
+    Cancel,
+    SubmitAgain,
+    Pause,
+    Retry,
+    Jump,
+}
+
+const KINDS: &[Kind] = &[
+    Kind::LoseStore,
+    Kind::StoreDown,
+    Kind::Freeze,
+    Kind::Freeze,
+    Kind::Die,
+    Kind::Die,
+    Kind::Die,
+    Kind::Drain,
+    Kind::Cancel,
+    Kind::SubmitAgain,
+    Kind::Pause,
+    Kind::Retry,
+    Kind::Jump,
+];
+
+const DEATHBEDS: &[Deathbed] = &[
+    Deathbed::Append,
+    Deathbed::Append,
+    Deathbed::Settle,
+    Deathbed::Claim,
+    Deathbed::Renew,
+    Deathbed::Replay,
+    Deathbed::Request,
+    Deathbed::Request,
+    Deathbed::Git,
+    Deathbed::Tool,
+];
 
 fn name(number: u64) -> String {
     format!("job-{number}")
 }
 
 impl Plan {
+    /// Each seed switches some kinds of trouble on and the others off: a story with all of them at once
+    /// hides what two of them do together.
     pub fn from_seed(seed: u64) -> Plan {
         let mut dice = Dice(StdRng::seed_from_u64(seed));
         let jobs = dice.of(2..6);
         let first = dice.of(0..12);
+        let installation = dice.pick(&[0, 7001]);
         let mut happenings = Vec::new();
         for number in 0..jobs {
             let issue = 1 + (first + number) % 12;
             happenings.push((dice.secs(0..240), Happening::Submit { id: name(number), issue }));
         }
-        for _ in 0..dice.of(0..7) {
-            happenings.push((dice.secs(5..900), dice.happening(jobs)));
+        let mut kinds: Vec<Kind> = KINDS.iter().copied().filter(|_| dice.chance(0.5)).collect();
+        if kinds.is_empty() {
+            kinds.push(dice.pick(KINDS));
         }
-        let stormy = dice.chance(0.7);
-        let share = |dice: &mut Dice, most: f64| if stormy { dice.0.random::<f64>() * most } else { 0.0 };
+        for _ in 0..dice.of(0..8) {
+            let kind = dice.pick(&kinds);
+            happenings.push((dice.secs(5..900), dice.happening(kind, jobs, installation != 0)));
+        }
+        let stormy = dice.chance(0.6);
+        let share = |dice: &mut Dice, most: f64| match stormy && dice.chance(0.7) {
+            true => dice.0.random::<f64>() * most,
+            false => 0.0,
+        };
         let rates = Rates {
             refused: share(&mut dice, 0.1),
             denied: share(&mut dice, 0.1),
             late: share(&mut dice, 0.2),
             panic: share(&mut dice, 0.02),
         };
-        let weather = match dice.chance(0.5) {
-            true => Weather { llm: share(&mut dice, 0.25), github: share(&mut dice, 0.25), git: 0.0 },
-            false => Weather::default(),
-        };
-        let mut faults: Vec<_> = (0..dice.of(0..10)).map(|_| dice.rule()).collect();
-        faults.extend((0..dice.of(0..3)).map(|_| dice.spell()));
+        let mut weather = Weather::default();
+        if dice.chance(0.5) {
+            let mut share = |most: f64| if dice.chance(0.6) { dice.0.random::<f64>() * most } else { 0.0 };
+            weather = Weather { llm: share(0.25), github: share(0.25), git: share(0.25) };
+        }
+        let mut faults = Vec::new();
+        if dice.chance(0.7) {
+            faults.extend((0..dice.of(1..10)).map(|_| dice.rule()));
+        }
+        if dice.chance(0.5) {
+            faults.extend((0..dice.of(1..3)).map(|_| dice.spell()));
+        }
         let (slots, flight) = (dice.of(1..5), dice.of(0..4));
         // Crashes are what is being made: none of them is to set a job aside.
         let config = format!(
@@ -262,12 +366,13 @@ impl Plan {
              job.max_attempts = {}\n",
             dice.pick(&[5, 1000])
         );
-        Plan {
+        let world = dice.character();
+        let mut plan = Plan {
             seed,
-            world: dice.character(),
-            installation: dice.pick(&[0, 7001]),
+            world,
+            installation,
             config,
-            runners: dice.of(1..3) as usize,
+            runners: dice.of(1..4) as usize,
             replaced_after: dice.secs(1..60),
             faults,
             weather,
@@ -275,6 +380,11 @@ impl Plan {
             panics: dice.of(0..4) as u32,
             happenings,
             quiet_at: dice.secs(905..1800),
+        };
+        // Drawn last, so that older seeds stay what they were.
+        if let Some(limit) = plan.world.requests_per_minute.filter(|_| dice.chance(0.5)) {
+            plan.config.push_str(&format!("llm.limits.requests_per_minute = {limit}\n"));
         }
+        plan
     }
 }

@@ -1,6 +1,5 @@
 //! What must be true of a story's end, seen from outside: the world's records and the store.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use steadfast_core::journal::Step;
 use steadfast_sim::{Operation, Records, Rejection};
 use steadfast_store::{Inspection, State, Store};
 
-use super::Story;
+use super::play::Story;
 use crate::support::in_process::field;
 
 /// Judges a story; a panic is the verdict.
@@ -27,7 +26,7 @@ pub async fn judge(story: &Story) {
         effects_once(&records, job, &now);
         journal_leads_to_the_end(story, job, &now).await;
     }
-    nothing_paid_twice_without_cause(story, &records);
+    branches_once(story, &records);
     nothing_wrong_was_sent(&records);
     assert_eq!(fleet.store.count().await.unwrap(), [0, 0, 0, story.jobs.len() as u64]);
     let took = fleet.drain().await;
@@ -35,22 +34,6 @@ pub async fn judge(story: &Story) {
     for runner in fleet.living() {
         assert_eq!(*runner.running.escalation.borrow(), None, "{}", runner.line.name);
     }
-}
-
-/// One line for who plays seeds by hand.
-pub fn tell(story: &Story) {
-    let mut ends: BTreeMap<String, u32> = BTreeMap::new();
-    for found in &story.ended {
-        *ends.entry(format!("{} {}", field(found, "status"), field(found, "endReason"))).or_default() += 1;
-    }
-    let runs: u32 = story.ended.iter().map(|found| found.counts.runs).sum();
-    let crashes: u32 = story.ended.iter().map(|found| found.counts.crashes).sum();
-    let records = story.fleet.world.records();
-    let (faults, again) = (records.faults.len(), records.paid_twice());
-    let (seed, incidents) = (story.fleet.world.config().seed, story.incidents);
-    eprintln!(
-        "seed {seed}: {ends:?}, {runs} runs, {crashes} crashes, {incidents} incidents, {faults} faults, {again} asked again"
-    );
 }
 
 /// The servers refuse what is wrong in itself: nothing of that may have been sent.
@@ -131,24 +114,8 @@ async fn journal_leads_to_the_end(story: &Story, job: &Job, found: &Inspection) 
     }
 }
 
-/// A question that was answered whole is asked again only where a crash, an outage or a panic came
-/// between the answer and the journal: once for each.
-fn nothing_paid_twice_without_cause(story: &Story, records: &Records) {
-    let mut answered = BTreeSet::new();
-    let mut again: BTreeMap<_, u32> = BTreeMap::new();
-    for chat in records.chats.iter().filter(|chat| chat.status == 200) {
-        let question = (&chat.job, &chat.prompt_hash);
-        if answered.contains(&question) {
-            *again.entry(&chat.job).or_default() += 1;
-        }
-        if chat.delivered {
-            answered.insert(question);
-        }
-    }
-    for (job, times) in again {
-        let most = story.incidents;
-        assert!(times <= most, "{job:?} asked {times} answered questions again, {most} may be");
-    }
+/// What the witness cannot see as it happens: branches are pushed by git.
+fn branches_once(story: &Story, records: &Records) {
     let repository = |name: &str| records.branches.iter().filter(|one| one.name == name).count();
     assert!(records.branches.iter().all(|one| repository(&one.name) == 1), "{:#?}", records.branches);
     assert!(records.branches.len() <= story.jobs.len(), "{:#?}", records.branches);

@@ -1,20 +1,24 @@
 //! Runners that share one store in memory and one simulated world, each on a line of its own that can
-//! fail: they come, stand still, lose the store, die, and others take over.
+//! fail: they come, stand still, lose the store, die, and others take over. No process, no disk: the
+//! same seed gives the same story.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use steadfast::config::{Config, load_from};
-use steadfast_actors::Running;
-use steadfast_agent::jail::Jail;
+use steadfast_actors::{Dice, Running};
 use steadfast_core::time::Timestamp;
-use steadfast_sim::{World, WorldConfig};
+use steadfast_sim::{GitForm, World, WorldConfig};
 use steadfast_store::Store;
 use steadfast_store::memory::MemoryStore;
 use tempfile::TempDir;
 
-use super::in_process::start_runner;
-use super::storm::{Ledger, Line, Rates, StormyStore, StormyWire};
+use super::checkout::MemoryWorkshop;
+use super::in_process::{Surroundings, start_runner};
+use super::storm::{Ledger, Line, Rates, SkewedClock};
+use super::stormy::{StormyStore, StormyWire};
+use super::trace::Trace;
+use super::witness::{Limits, Witness};
 use super::{API_KEY, TOKEN};
 
 /// The world, the store, and who works in them.
@@ -25,8 +29,9 @@ pub struct Fleet {
     pub config: Config,
     pub runners: Vec<Runner>,
     pub ledger: Arc<Mutex<Ledger>>,
-    jail: Arc<Jail>,
-    dir: TempDir,
+    pub trace: Arc<Trace>,
+    pub witness: Arc<Witness>,
+    _dir: TempDir,
     seed: u64,
     started: u64,
 }
@@ -35,12 +40,15 @@ pub struct Fleet {
 pub struct Runner {
     pub line: Arc<Line>,
     pub running: Running,
+    /// It claims nothing any more.
+    pub draining: bool,
 }
 
 impl Fleet {
     pub async fn new(seed: u64, change: impl FnOnce(&mut WorldConfig), extra: &str) -> Fleet {
         let start = Timestamp::from_secs(1_760_000_000);
         let mut config = WorldConfig::new(seed, start);
+        config.git = GitForm::Memory;
         config.llm.api_key = Some(API_KEY.to_owned());
         config.github.personal_token = Some(TOKEN.to_owned());
         change(&mut config);
@@ -50,24 +58,31 @@ impl Fleet {
         let key = dir.path().join("app.pem");
         std::fs::write(&key, steadfast_sim::SIMULATION_ONLY_PRIVATE_KEY).unwrap();
         let text = format!(
-            "agent.workspaces = {:?}\nqueue.url = \"memory:\"\ngithub.app_id = \"{app_id}\"\n\
-             github.private_key_file = {key:?}\n{extra}\n",
-            dir.path()
+            "queue.url = \"memory:\"\nmetrics.log_interval = \"1h\"\ngithub.app_id = \"{app_id}\"\n\
+             github.private_key_file = {key:?}\n{extra}\n"
         );
         let loaded = load_from(Some(("test.toml".as_ref(), &text)), []).unwrap_or_else(|e| panic!("{e}"));
         let config = loaded.config;
-        let jail = Jail::probe(config.agent.jail.clone(), config.agent.command.clone()).await;
-        Fleet {
-            store: MemoryStore::new(&config.queue, start, "outside"),
-            world,
-            config,
-            runners: Vec::new(),
-            ledger: Arc::default(),
-            jail: Arc::new(jail),
-            dir,
-            seed,
-            started: 0,
+        let store = MemoryStore::new(&config.queue, start, "outside");
+        let trace = Arc::new(Trace::new());
+        let limits = Limits {
+            lease: config.queue.lease,
+            slots: config.actors.job.concurrency as usize,
+            flight: config.actors.llm_limits.concurrency,
+            requests: u32::try_from(config.actors.llm_limits.requests_per_minute).unwrap_or(0),
+        };
+        let witness = Witness::new(store.clone(), Arc::clone(&world), Arc::clone(&trace), limits);
+        let (runners, ledger, started) = (Vec::new(), Arc::default(), 0);
+        Fleet { world, store, config, runners, ledger, trace, witness, _dir: dir, seed, started }
+    }
+
+    /// Puts a job into the queue, once or again.
+    pub async fn submit(&self, job: &steadfast_core::job::Job) {
+        let admission = self.store.submit(job).await.unwrap();
+        if admission == steadfast_store::Admission::Queued {
+            self.witness.admitted(job);
         }
+        self.trace.note("test", Some(job.id.as_str()), format!("submit -> {admission:?}"));
     }
 
     /// One more runner, on a machine of its own.
@@ -75,14 +90,22 @@ impl Fleet {
         self.started += 1;
         let name = format!("runner-{}", self.started);
         let seed = self.seed.wrapping_mul(1009).wrapping_add(self.started);
-        let line = Line::new(&name, seed, rates, panics, Arc::clone(&self.ledger));
-        let mut config = self.config.clone();
-        config.agent.workspaces = self.dir.path().join(&name);
+        let (trace, witness) = (Arc::clone(&self.trace), Arc::clone(&self.witness));
+        let line = Line::new(&name, seed, (rates, panics), Arc::clone(&self.ledger), trace, witness);
+        line.note(None, "starts");
+        let config = self.config.clone();
         let inner: Arc<dyn Store> = Arc::new(self.store.for_runner(&config.queue, &name));
-        let store = Arc::new(StormyStore { inner, line: Arc::clone(&line) });
-        let wire = Arc::new(StormyWire { inner: self.world.transport(), line: Arc::clone(&line) });
-        let running = start_runner(config, &self.world, store, wire, Arc::clone(&self.jail));
-        self.runners.push(Runner { line, running });
+        let surroundings = Surroundings {
+            store: Arc::new(StormyStore { inner, line: Arc::clone(&line) }),
+            transport: Arc::new(StormyWire { inner: self.world.transport(), line: Arc::clone(&line) }),
+            workshop: Arc::new(MemoryWorkshop { world: Arc::clone(&self.world), line: Arc::clone(&line) }),
+            clock: Arc::new(SkewedClock { right: self.world.clock(), line: Arc::clone(&line) }),
+            dice: Dice::seeded(seed),
+            webhook: None,
+            process: name,
+        };
+        let running = start_runner(config, &self.world, surroundings);
+        self.runners.push(Runner { line, running, draining: false });
     }
 
     /// Those that live.

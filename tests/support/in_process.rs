@@ -10,12 +10,12 @@ use http::{Request, Response};
 use serde_json::Value;
 use steadfast::config::{Config, load_from};
 use steadfast_actors::alerts::Webhook;
-use steadfast_actors::{Deps, Running};
+use steadfast_actors::{Deps, Dice, Running};
 use steadfast_agent::jail::Jail;
 use steadfast_agent::prompts::Prompts;
-use steadfast_agent::workspace::Workspaces;
+use steadfast_agent::workspace::{Workshop, Workspaces};
 use steadfast_core::job::JobId;
-use steadfast_core::time::Timestamp;
+use steadfast_core::time::{Clock, Timestamp};
 use steadfast_github::{Credentials, GithubClient};
 use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use steadfast_llm::{Endpoint, LlmClient};
@@ -115,8 +115,17 @@ impl Village {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(&config.queue, start, "test"));
         let store = wrap(store);
         let jail = Jail::probe(config.agent.jail.clone(), config.agent.command.clone()).await;
-        let (wire, jail) = (wire(&world), Arc::new(jail));
-        let running = start_watched(config, &world, Arc::clone(&store), wire, jail, webhook);
+        let (workspaces, git) = (config.agent.workspaces.clone(), config.agent.git.clone());
+        let surroundings = Surroundings {
+            store: Arc::clone(&store),
+            transport: wire(&world),
+            workshop: Arc::new(Workspaces::new(workspaces, git, Arc::new(jail))),
+            clock: world.clock(),
+            dice: Dice::seeded(7),
+            webhook,
+            process: "in-process".to_owned(),
+        };
+        let running = start_runner(config, &world, surroundings);
         Village { world, store, running, _dir: dir }
     }
 
@@ -140,29 +149,24 @@ impl Village {
     }
 }
 
-/// A worker's actors, with the simulation's own credentials, a personal token and the App's key.
-pub fn start_runner(
-    config: Config,
-    world: &World,
-    store: Arc<dyn Store>,
-    transport: Arc<dyn Transport>,
-    jail: Arc<Jail>,
-) -> Running {
-    start_watched(config, world, store, transport, jail, None)
+/// What a runner works with, beside its configuration.
+pub struct Surroundings {
+    pub store: Arc<dyn Store>,
+    pub transport: Arc<dyn Transport>,
+    pub workshop: Arc<dyn Workshop>,
+    pub clock: Arc<dyn Clock>,
+    pub dice: Dice,
+    /// Somebody who is told of alerts.
+    pub webhook: Option<Webhook>,
+    pub process: String,
 }
 
-/// The same, with somebody who is told of alerts.
-pub fn start_watched(
-    config: Config,
-    world: &World,
-    store: Arc<dyn Store>,
-    transport: Arc<dyn Transport>,
-    jail: Arc<Jail>,
-    webhook: Option<Webhook>,
-) -> Running {
+/// A worker's actors, with the simulation's own credentials, a personal token and the App's key.
+pub fn start_runner(config: Config, world: &World, surroundings: Surroundings) -> Running {
+    let Surroundings { store, transport, workshop, clock, dice, webhook, process } = surroundings;
     let client = |settings: steadfast_llm::Settings| {
         let endpoint = Endpoint::new(&settings.base_url, API_KEY.to_owned().into()).unwrap();
-        LlmClient::new(endpoint, settings, Arc::clone(&transport), world.clock())
+        LlmClient::new(endpoint, settings, Arc::clone(&transport), Arc::clone(&clock))
     };
     let llm = match &config.llm_endpoints[..] {
         [] => vec![client(config.llm.clone())],
@@ -171,21 +175,21 @@ pub fn start_watched(
     let private_key = Some(SIMULATION_ONLY_PRIVATE_KEY.to_owned().into());
     let private_key = private_key.filter(|_| !config.github.app_id.is_empty());
     let credentials = Credentials { private_key, personal_token: Some(TOKEN.to_owned().into()) };
-    let github = GithubClient::new(config.github, credentials, transport, world.clock()).unwrap();
-    let (workspaces, git) = (config.agent.workspaces.clone(), config.agent.git.clone());
+    let github = GithubClient::new(config.github, credentials, transport, Arc::clone(&clock)).unwrap();
     steadfast_actors::start(Deps {
         settings: config.actors,
         prompts: Prompts::load(&config.agent).unwrap(),
-        workspaces: Workspaces::new(workspaces, git, jail),
+        workspaces: workshop,
+        dice,
         agent: config.agent,
         store,
         llm,
         github,
         git_url: format!("file://{}", world.git_root().display()).parse().unwrap(),
-        clock: world.clock(),
+        clock,
         secrets: Arc::new(|_| {}),
         webhook,
-        process: "in-process".to_owned(),
+        process,
     })
 }
 

@@ -1,8 +1,13 @@
 //! A town to test in: a simulated OpenAI and GitHub on loopback, a queue, and workers as processes.
 
+pub mod checkout;
 pub mod fleet;
 pub mod in_process;
 pub mod storm;
+mod stormy;
+mod stormy_ledger;
+pub mod trace;
+pub mod witness;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,22 +1,21 @@
 //! What lies between one runner and the world: a store that answers late, or not, or not truthfully,
-//! and a wire that goes dead with its runner. All of it from a seed.
+//! a wire that goes dead with its runner, a clock that jumps. All of it from a seed, all of it traced.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use steadfast_core::job::{Job, JobId};
-use steadfast_core::time::Timestamp;
-use steadfast_http::{Body, Timeouts, Transport, TransportError};
-use steadfast_store::{
-    Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Requeue, Result, Retried, RetryFrom,
-    Settlement, State, Store, StoreError, Whom,
-};
+use steadfast_core::job::JobId;
+use steadfast_core::time::{Clock, Timestamp};
+use steadfast_store::{Result, StoreError};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::trace::Trace;
+use super::witness::Witness;
 
 /// How often a call to the store goes wrong, 0 to 1 each.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,8 +39,16 @@ pub enum Deathbed {
     Settle,
     /// A claim.
     Claim,
+    /// A renewal of leases.
+    Renew,
+    /// A journal is read.
+    Replay,
     /// A request to a provider.
     Request,
+    /// A fetch or a push.
+    Git,
+    /// A tool.
+    Tool,
 }
 
 /// A death to come.
@@ -68,6 +75,11 @@ pub struct Line {
     pub name: String,
     condition: Mutex<Condition>,
     ledger: Arc<Mutex<Ledger>>,
+    trace: Arc<Trace>,
+    pub witness: Arc<Witness>,
+    /// How far its wall clock is ahead, in milliseconds.
+    skew: AtomicI64,
+    gone: CancellationToken,
 }
 
 struct Condition {
@@ -90,12 +102,45 @@ enum Fate {
     Panic,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+impl Fate {
+    fn word(&self) -> &'static str {
+        match self {
+            Fate::Fair => "",
+            Fate::Refused => ", not done",
+            Fate::Denied => ", but the answer is lost",
+            Fate::LateDone(_) => ", late",
+            Fate::LateAnswer(_) => ", and the answer is late",
+            Fate::Panic => ", and the actor panics",
+        }
+    }
+}
+
+/// A call to the store, as the trace names it.
+pub struct Call<'a> {
+    pub name: &'static str,
+    pub job: Option<&'a JobId>,
+    pub kind: Option<Deathbed>,
+    /// Whether the trace has it where all goes well.
+    pub told: bool,
+    /// Whether the actor that calls may panic of it.
+    pub panics: bool,
+    /// What else is worth a word.
+    pub detail: String,
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Line {
-    pub fn new(name: &str, seed: u64, rates: Rates, panics: u32, ledger: Arc<Mutex<Ledger>>) -> Arc<Line> {
+    pub fn new(
+        name: &str,
+        seed: u64,
+        (rates, panics): (Rates, u32),
+        ledger: Arc<Mutex<Ledger>>,
+        trace: Arc<Trace>,
+        witness: Arc<Witness>,
+    ) -> Arc<Line> {
         let condition = Condition {
             dice: StdRng::seed_from_u64(seed),
             rates,
@@ -105,20 +150,33 @@ impl Line {
             dead: false,
             death: None,
         };
-        Arc::new(Line { name: name.to_owned(), condition: Mutex::new(condition), ledger })
+        let condition = Mutex::new(condition);
+        let (skew, gone) = (AtomicI64::new(0), CancellationToken::new());
+        Arc::new(Line { name: name.to_owned(), condition, ledger, trace, witness, skew, gone })
     }
 
     fn condition(&self) -> MutexGuard<'_, Condition> {
         locked(&self.condition)
     }
 
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        locked(&self.ledger)
+    }
+
+    /// One line of the story.
+    pub fn note(&self, job: Option<&JobId>, what: impl Into<String>) {
+        self.trace.note(&self.name, job.map(JobId::as_str), what);
+    }
+
     /// The store cannot be reached by this runner for so long.
     pub fn lose_store(&self, wait: Duration) {
+        self.witness.disturb(&self.name);
         self.condition().away_until = Some(Instant::now() + wait);
     }
 
     /// The runner stands still for so long, then goes on as if nothing had been.
     pub fn freeze(&self, wait: Duration) {
+        self.witness.disturb(&self.name);
         self.condition().frozen_until = Some(Instant::now() + wait);
     }
 
@@ -129,15 +187,42 @@ impl Line {
 
     /// The runner is gone, now.
     pub fn cut(&self) {
+        self.witness.disturb(&self.name);
         self.condition().dead = true;
+        self.gone.cancel();
+    }
+
+    /// Waits for its death.
+    pub(super) async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+
+    /// Whether what was said to it arrives.
+    pub(super) async fn hears(&self) -> Result<()> {
+        self.alive().await;
+        let away = self.condition().away_until.is_some_and(|until| Instant::now() < until);
+        if away { Err(StoreError::Unavailable("away".to_owned())) } else { Ok(()) }
+    }
+
+    /// The runner's wall clock jumps, ahead or back.
+    pub fn jump(&self, millis: i64) {
+        self.skew.fetch_add(millis, Ordering::Relaxed);
     }
 
     pub fn is_dead(&self) -> bool {
         self.condition().dead
     }
 
+    /// Whether nothing holds it up.
+    pub fn is_fit(&self) -> bool {
+        let condition = self.condition();
+        let passed = |until: Option<Instant>| until.is_none_or(|until| until <= Instant::now());
+        !condition.dead && passed(condition.away_until) && passed(condition.frozen_until)
+    }
+
     /// Fair weather from here on.
     pub fn clear(&self) {
+        self.skew.store(0, Ordering::Relaxed);
         let mut condition = self.condition();
         condition.rates = Rates::default();
         condition.away_until = None;
@@ -145,12 +230,12 @@ impl Line {
         condition.death = None;
     }
 
-    fn is_frozen(&self) -> bool {
+    pub(super) fn is_frozen(&self) -> bool {
         self.condition().frozen_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Goes on when the runner does: never, if it is dead.
-    async fn alive(&self) {
+    pub(super) async fn alive(&self) {
         loop {
             let (dead, frozen) = {
                 let condition = self.condition();
@@ -165,7 +250,7 @@ impl Line {
     }
 
     /// Whether it dies of this call; and whether the call is done first.
-    fn dies(&self, at: Deathbed) -> Option<bool> {
+    pub(super) fn dies(&self, at: Deathbed) -> Option<bool> {
         let mut condition = self.condition();
         let death = condition.death.as_mut().filter(|death| death.at == at)?;
         if death.skip > 0 {
@@ -175,16 +260,51 @@ impl Line {
         let done = death.done;
         condition.death = None;
         drop(condition);
-        locked(&self.ledger).deaths += 1;
+        self.ledger().deaths += 1;
         Some(done)
     }
 
-    async fn die<T>(&self) -> T {
-        self.condition().dead = true;
+    pub(super) async fn die<T>(&self, job: Option<&JobId>, at: &str) -> T {
+        self.note(job, format!("{at}: the runner dies"));
+        self.cut();
         std::future::pending().await
     }
 
-    fn fate(&self) -> Fate {
+    /// Something that the runner does by itself, which it may die of.
+    pub async fn passes(&self, at: Deathbed, job: Option<&JobId>, what: &str) {
+        self.alive().await;
+        if self.dies(at).is_some() {
+            self.die(job, what).await
+        }
+        self.note(job, what);
+    }
+
+    /// One exchange with the git remote.
+    pub async fn git<T, E: std::fmt::Display>(
+        &self,
+        job: &JobId,
+        what: &'static str,
+        exchange: impl Future<Output = std::result::Result<T, E>>,
+    ) -> std::result::Result<T, E> {
+        self.alive().await;
+        let dies = self.dies(Deathbed::Git);
+        if dies == Some(false) {
+            return self.die(Some(job), what).await;
+        }
+        self.witness.sends(&self.name, job, what).await;
+        let answer = exchange.await;
+        if dies == Some(true) {
+            return self.die(Some(job), what).await;
+        }
+        self.alive().await;
+        match &answer {
+            Ok(_) => self.note(Some(job), format!("{what} -> ok")),
+            Err(error) => self.note(Some(job), format!("{what} -> {error}")),
+        }
+        answer
+    }
+
+    fn fate(&self, panics: bool) -> Fate {
         let mut condition = self.condition();
         let (roll, late) = (condition.dice.random::<f64>(), condition.dice.random_range(10..4500));
         let (Rates { refused, denied, late: lates, panic }, late) =
@@ -202,9 +322,11 @@ impl Line {
             Fate::LateDone(late)
         } else if below(lates / 2.0) {
             Fate::LateAnswer(late)
-        } else if below(panic) && condition.panics_left > 0 {
+        } else if below(panic) && panics && condition.panics_left > 0 {
             condition.panics_left -= 1;
-            locked(&self.ledger).panics += 1;
+            drop(condition);
+            self.witness.disturb(&self.name);
+            self.ledger().panics += 1;
             Fate::Panic
         } else {
             Fate::Fair
@@ -212,32 +334,44 @@ impl Line {
     }
 
     /// One call to the store, through the weather.
-    async fn store<T>(
+    pub(super) async fn store<T>(
         &self,
-        kind: Option<Deathbed>,
-        call: impl Future<Output = Result<T>> + Send,
+        call: Call<'_>,
+        done: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
+        let Call { name, job, kind, told, panics, detail } = call;
         self.alive().await;
         let away = self.condition().away_until.is_some_and(|until| Instant::now() < until);
         if away {
             let wait = self.condition().dice.random_range(1..5000);
             tokio::time::sleep(Duration::from_millis(wait)).await;
+            if told {
+                self.note(job, format!("{name}{detail} -> the store is away"));
+            }
             return Err(StoreError::Unavailable("away".to_owned()));
         }
         let dies = kind.and_then(|kind| self.dies(kind));
         if dies == Some(false) {
-            return self.die().await;
+            return self.die(job, name).await;
         }
-        let fate = self.fate();
+        let fate = self.fate(panics);
         match fate {
-            Fate::Refused => return Err(StoreError::Unavailable("not done".to_owned())),
+            Fate::Refused => {
+                self.note(job, format!("{name}{detail}{}", fate.word()));
+                return Err(StoreError::Unavailable("not done".to_owned()));
+            }
             Fate::LateDone(late) => tokio::time::sleep(late).await,
             Fate::Fair | Fate::Denied | Fate::LateAnswer(_) | Fate::Panic => {}
         }
         self.alive().await;
-        let answer = call.await;
+        let answer = done.await;
+        let fair = matches!(fate, Fate::Fair) && answer.is_ok();
+        if told || !fair {
+            let outcome = answer.as_ref().err().map_or("ok".to_owned(), ToString::to_string);
+            self.note(job, format!("{name}{detail} -> {outcome}{}", fate.word()));
+        }
         if dies == Some(true) {
-            return self.die().await;
+            return self.die(job, name).await;
         }
         match fate {
             Fate::Denied => return Err(StoreError::Unavailable("done, perhaps".to_owned())),
@@ -250,136 +384,17 @@ impl Line {
     }
 }
 
-/// A runner's store.
-pub struct StormyStore {
-    pub inner: Arc<dyn Store>,
+/// A runner's wall clock: the world's, as far off as the line says.
+pub struct SkewedClock {
+    pub right: Arc<dyn Clock>,
     pub line: Arc<Line>,
 }
 
-impl StormyStore {
-    /// A claim, noting whose answer was not heard: their leases end as if their runner had crashed.
-    async fn claiming(&self, claim: impl Future<Output = Result<Vec<Claim>>> + Send) -> Result<Vec<Claim>> {
-        let note = |claims: &[Claim], change: i64| {
-            let mut ledger = locked(&self.line.ledger);
-            for claim in claims {
-                *ledger.unheard.entry(claim.lease.job.clone()).or_default() += change;
-            }
-        };
-        let claiming = async {
-            let claims = claim.await?;
-            note(&claims, 1);
-            Ok(claims)
-        };
-        let claims = self.line.store(Some(Deathbed::Claim), claiming).await?;
-        note(&claims, -1);
-        Ok(claims)
-    }
-}
-
-#[async_trait]
-impl Store for StormyStore {
-    fn ledger(&self) -> Arc<dyn steadfast_store::Ledger> {
-        self.inner.ledger()
-    }
-    async fn submit(&self, job: &Job) -> Result<Admission> {
-        self.line.store(None, self.inner.submit(job)).await
-    }
-    async fn wait(&self, longest: Duration) -> Result<()> {
-        self.line.store(None, self.inner.wait(longest)).await
-    }
-    async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        self.claiming(self.inner.claim(most)).await
-    }
-    async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
-        self.claiming(self.inner.claim_called_off(most)).await
-    }
-    async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>> {
-        self.line.store(None, self.inner.renew(leases)).await
-    }
-    async fn called_off(&self, leases: &[Lease]) -> Result<Vec<Lease>> {
-        self.line.store(None, self.inner.called_off(leases)).await
-    }
-    async fn append(&self, lease: &Lease, at: u32, steps: &[Vec<u8>], patch: Option<&[u8]>) -> Result<()> {
-        self.line.store(Some(Deathbed::Append), self.inner.append(lease, at, steps, patch)).await
-    }
-    async fn replay(&self, job: &JobId) -> Result<Replay> {
-        self.line.store(None, self.inner.replay(job)).await
-    }
-    async fn park(&self, lease: &Lease, until: Timestamp, why: &str) -> Result<()> {
-        self.line.store(Some(Deathbed::Settle), self.inner.park(lease, until, why)).await
-    }
-    async fn requeue(&self, lease: &Lease, after: Duration, why: &Requeue) -> Result<()> {
-        self.line.store(Some(Deathbed::Settle), self.inner.requeue(lease, after, why)).await
-    }
-    async fn release(&self, lease: &Lease) -> Result<()> {
-        self.line.store(Some(Deathbed::Settle), self.inner.release(lease)).await
-    }
-    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<()> {
-        self.line.store(Some(Deathbed::Settle), self.inner.settle(lease, settlement)).await
-    }
-    async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
-        self.line.store(None, self.inner.cancel(job)).await
-    }
-    async fn retry(&self, job: &JobId, from: RetryFrom) -> Result<Retried> {
-        self.line.store(None, self.inner.retry(job, from)).await
-    }
-    async fn pause(&self, whom: &Whom) -> Result<()> {
-        self.line.store(None, self.inner.pause(whom)).await
-    }
-    async fn resume(&self, whom: &Whom) -> Result<()> {
-        self.line.store(None, self.inner.resume(whom)).await
-    }
-    async fn paused(&self) -> Result<Vec<Whom>> {
-        self.line.store(None, self.inner.paused()).await
-    }
-    async fn inspect(&self, job: &JobId) -> Result<Option<Inspection>> {
-        self.line.store(None, self.inner.inspect(job)).await
-    }
-    async fn list(&self, state: Option<State>, most: usize) -> Result<Vec<Inspection>> {
-        self.line.store(None, self.inner.list(state, most)).await
-    }
-    async fn count(&self) -> Result<[u64; 4]> {
-        self.line.store(None, self.inner.count()).await
-    }
-    async fn purge(&self) -> Result<u64> {
-        self.line.store(None, self.inner.purge()).await
-    }
-    async fn now(&self) -> Result<Timestamp> {
-        self.line.store(None, self.inner.now()).await
-    }
-    fn name(&self) -> String {
-        self.inner.name()
-    }
-}
-
-/// A runner's way to the providers. What goes wrong beyond it is the world's own affair.
-pub struct StormyWire {
-    pub inner: Arc<dyn Transport>,
-    pub line: Arc<Line>,
-}
-
-#[async_trait]
-impl Transport for StormyWire {
-    async fn send(
-        &self,
-        request: http::Request<Bytes>,
-        timeouts: Timeouts,
-    ) -> std::result::Result<http::Response<Body>, TransportError> {
-        if self.line.is_frozen() {
-            // Whatever it was about to send when it froze, the connection is gone when it wakes up.
-            self.line.alive().await;
-            return Err(TransportError::Connect("the runner stood still".to_owned()));
-        }
-        self.line.alive().await;
-        let dies = self.line.dies(Deathbed::Request);
-        if dies == Some(false) {
-            return self.line.die().await;
-        }
-        let answer = self.inner.send(request, timeouts).await;
-        if dies == Some(true) {
-            return self.line.die().await;
-        }
-        self.line.alive().await;
-        answer
+impl Clock for SkewedClock {
+    fn now(&self) -> Timestamp {
+        let skew = self.line.skew.load(Ordering::Relaxed);
+        let by = Duration::from_millis(skew.unsigned_abs());
+        let right = self.right.now();
+        if skew < 0 { right - by } else { right + by }
     }
 }

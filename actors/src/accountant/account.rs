@@ -13,6 +13,8 @@ use steadfast_core::failure::GateReason;
 use steadfast_core::fleet::Act;
 use steadfast_core::retry_budget::RetryBudget;
 
+use crate::dice::Dice;
+
 use super::breakers::Breakers;
 use super::messages::{Need, Shut};
 use super::shared::Shared;
@@ -104,6 +106,12 @@ impl<W: Answer> Account<W> {
             arrivals: 0,
             admitted: 0.0,
         }
+    }
+
+    /// With chance from `dice`.
+    pub fn drawing(mut self, dice: &Dice) -> Self {
+        self.breakers.dice = dice.clone();
+        self
     }
 
     /// Whether forgetting it would lose more than what the next headers tell.

@@ -3,6 +3,9 @@
 //! An operation that fails alone is shut alone. A failure counts against the whole provider only
 //! while it is not this operation's own: while the last call of another operation failed too, and
 //! those whose last call failed are at least half of all that were heard of within the window.
+//!
+//! Long before the share of failures tells, a row of them does: after a few that failed one after the
+//! other calls are spaced out, and a row as long as a judgement needs opens the breaker.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +13,52 @@ use std::time::Duration;
 use steadfast_core::breaker::{Breaker, BreakerSettings, BreakerState, Change};
 use steadfast_core::budget::Tick;
 
+use crate::dice::Dice;
+
 /// Operations that have a breaker of their own; more share one.
 const MOST_OPERATIONS: usize = 64;
 
 /// The name of that one.
 const OTHER: &str = "other";
+
+/// So many that failed in a row may be the beginning of an outage: calls go one by one.
+const FEW_IN_A_ROW: u32 = 3;
+/// The first distance between them; doubles with each that fails, up to the time that a breaker is open.
+const FIRST_GAP: Duration = Duration::from_secs(1);
+
+/// Calls that failed one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Row {
+    /// How many.
+    failed: u32,
+    /// When the first was sent: what was sent before says nothing of it.
+    since: Tick,
+    /// When the last call was sent.
+    sent: Tick,
+}
+
+impl Row {
+    fn sent(&mut self, now: Tick) {
+        self.sent = now;
+    }
+
+    /// Returns whether the row is as long as `judgement`.
+    fn ended(&mut self, sent: Tick, healthy: bool, judgement: u32) -> bool {
+        if !healthy {
+            self.since = if self.failed == 0 { sent } else { self.since.min(sent) };
+            self.failed = self.failed.saturating_add(1);
+        } else if sent >= self.since {
+            self.failed = 0;
+        }
+        self.failed >= judgement.max(1)
+    }
+
+    fn wait(&self, now: Tick, longest: Duration) -> Duration {
+        let Some(more) = self.failed.checked_sub(FEW_IN_A_ROW) else { return Duration::ZERO };
+        let gap = FIRST_GAP.saturating_mul(1 << more.min(16)).min(longest);
+        (self.sent + gap).saturating_sub(now)
+    }
+}
 
 /// A breaker that changed, and the operation whose it is; `None`: the whole provider's.
 pub type Changed = (Option<&'static str>, Change);
@@ -22,6 +66,7 @@ pub type Changed = (Option<&'static str>, Change);
 #[derive(Debug)]
 struct Operation {
     breaker: Breaker,
+    row: Row,
     /// When the last call ended, and whether in good order.
     last: Option<(Tick, bool)>,
 }
@@ -29,15 +74,17 @@ struct Operation {
 /// See the module.
 #[derive(Debug)]
 pub struct Breakers {
+    pub(super) dice: Dice,
     settings: BreakerSettings,
     whole: Breaker,
     each: BTreeMap<&'static str, Operation>,
 }
 
 impl Breakers {
-    /// All closed.
+    /// All closed. Chance is the operating system's, until it is set.
     pub fn new(settings: BreakerSettings) -> Self {
-        Breakers { whole: Breaker::new(settings.clone()), settings, each: BTreeMap::new() }
+        let whole = Breaker::new(settings.clone());
+        Breakers { dice: Dice::from_os(), whole, settings, each: BTreeMap::new() }
     }
 
     /// The name by which this operation is kept, from now on.
@@ -50,7 +97,8 @@ impl Breakers {
     /// How long until a call of this operation may go.
     pub fn wait(&self, now: Tick, operation: &'static str) -> Duration {
         let whole = self.whole.wait(now);
-        self.find(operation).map_or(whole, |found| whole.max(found.breaker.wait(now)))
+        let own = |found: &Operation| found.breaker.wait(now).max(found.row.wait(now, self.settings.open));
+        self.find(operation).map_or(whole, |found| whole.max(own(found)))
     }
 
     /// How long until a call of any operation that was heard of may go.
@@ -74,7 +122,9 @@ impl Breakers {
     /// A call goes out.
     pub fn sent(&mut self, now: Tick, operation: &'static str) {
         self.whole.sent(now);
-        self.entry(operation).breaker.sent(now);
+        let entry = self.entry(operation);
+        entry.breaker.sent(now);
+        entry.row.sent(now);
     }
 
     /// The call of `sent` did not go out, or was cut off.
@@ -86,13 +136,21 @@ impl Breakers {
     /// The call of `sent` ended.
     pub fn ended(&mut self, now: Tick, sent: Tick, operation: &'static str, healthy: bool) -> Vec<Changed> {
         let own = self.name(operation);
+        let (random, judgement) = (self.dice.share(), self.settings.min_calls);
         let entry = self.entry(operation);
-        let change = entry.breaker.ended(now, sent, healthy, rand::random());
+        let mut change = entry.breaker.ended(now, sent, healthy, random);
+        if entry.row.ended(sent, healthy, judgement) {
+            change = change.or(entry.breaker.trip(now, random));
+        }
+        if change.is_some() {
+            // From now on the breaker's own probes decide.
+            entry.row.failed = 0;
+        }
         entry.last = Some((now, healthy));
         let mut changed: Vec<Changed> = change.map(|change| (Some(own), change)).into_iter().collect();
         // A probe of the whole provider's decides, whatever it was for.
         let counts = healthy || self.whole.state() != BreakerState::Closed || self.is_widespread(now);
-        if counts && let Some(change) = self.whole.ended(now, sent, healthy, rand::random()) {
+        if counts && let Some(change) = self.whole.ended(now, sent, healthy, self.dice.share()) {
             changed.push((None, change));
         }
         changed
@@ -118,9 +176,11 @@ impl Breakers {
 
     fn entry(&mut self, operation: &'static str) -> &mut Operation {
         let settings = &self.settings;
-        self.each
-            .entry(self.name(operation))
-            .or_insert_with(|| Operation { breaker: Breaker::new(settings.clone()), last: None })
+        self.each.entry(self.name(operation)).or_insert_with(|| Operation {
+            breaker: Breaker::new(settings.clone()),
+            row: Row::default(),
+            last: None,
+        })
     }
 }
 
@@ -169,6 +229,40 @@ mod tests {
         let changed = breakers.ended(later, later, "user", true);
         assert_eq!(changed, [(Some("user"), Change::Recovered), (None, Change::Recovered)]);
         assert_eq!(breakers.wait(later, "never_called"), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_first_failures_in_a_row_space_calls_out_and_as_many_as_a_judgement_needs_open_it() {
+        let mut breakers = breakers();
+        let judgement = u64::from(breakers.settings.min_calls);
+        let mut now = secs(1);
+        for second in 0..100 {
+            breakers.ended(secs(1), Duration::from_millis(second), "chat", true);
+        }
+        for failed in 1..judgement {
+            now += breakers.wait(now, "chat");
+            breakers.sent(now, "chat");
+            assert_eq!(breakers.ended(now, now, "chat", false), [], "{failed} failed");
+            // Sent before the first of them failed: no sign of health.
+            breakers.ended(now, Duration::from_millis(500), "chat", true);
+            assert_eq!(breakers.wait(now, "chat").is_zero(), failed < u64::from(FEW_IN_A_ROW), "{failed}");
+            assert_eq!(breakers.states().1, []);
+        }
+        now += breakers.wait(now, "chat");
+        let changed = breakers.ended(now, now, "chat", false);
+        assert!(matches!(changed[..], [(Some("chat"), Change::Opened(_))]), "{changed:?}");
+    }
+
+    #[test]
+    fn one_good_answer_ends_the_suspicion() {
+        let mut breakers = breakers();
+        for _ in 0..FEW_IN_A_ROW {
+            breakers.sent(secs(1), "chat");
+            breakers.ended(secs(1), secs(1), "chat", false);
+        }
+        assert_eq!(breakers.wait(secs(1), "chat"), FIRST_GAP);
+        breakers.ended(secs(2), secs(2), "chat", true);
+        assert_eq!(breakers.wait(secs(2), "chat"), Duration::ZERO);
     }
 
     #[test]

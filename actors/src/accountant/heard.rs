@@ -103,7 +103,7 @@ impl<W: Answer> Account<W> {
         // Those that were in flight together are refused together: once is enough.
         self.in_vain = self.in_vain.saturating_add(u32::from(was_open));
         let doubled = 0.5 * 2_f64.powi(i32::try_from(self.in_vain.min(20)).unwrap_or(20));
-        let more = if self.in_vain < 2 { 0.0 } else { doubled * rand::random_range(0.8..1.2) };
+        let more = if self.in_vain < 2 { 0.0 } else { doubled * self.breakers.dice.between(0.8..1.2) };
         Duration::from_secs_f64(more).min(MOST_ADDED)
     }
 

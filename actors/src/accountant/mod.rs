@@ -52,6 +52,7 @@ use self::shared::Shared;
 use crate::address::{Address, Metered};
 use crate::alerts::{Alarm, Alert, AlertKind};
 use crate::calls::tick;
+use crate::dice::Dice;
 use crate::settings::EndpointBudget;
 use crate::supervisor::Lifeline;
 
@@ -109,6 +110,7 @@ pub struct RateAccountant {
     me: Address<RateAccountant>,
     alerts: Option<Alarm>,
     fleet: Option<Fleetwide>,
+    dice: Dice,
     listening: Option<ledger::Listening>,
     _lifeline: Lifeline,
 }
@@ -137,6 +139,7 @@ impl RateAccountant {
             me,
             alerts: None,
             fleet: None,
+            dice: Dice::from_os(),
             listening: None,
             _lifeline: lifeline,
         }
@@ -145,6 +148,11 @@ impl RateAccountant {
     /// Tells of what a person must know.
     pub(crate) fn alerting(self, alarm: Alarm) -> Self {
         RateAccountant { alerts: Some(alarm), ..self }
+    }
+
+    /// With chance from `dice`.
+    pub(crate) fn drawing(self, dice: Dice) -> Self {
+        RateAccountant { dice, ..self }
     }
 
     fn alert(&self, kind: AlertKind, key: &BudgetKey, reason: GateReason, wait: Duration) {
@@ -194,7 +202,7 @@ impl RateAccountant {
                     Account::new(Shared::own(&LimitSettings::UNKNOWN, now), Duration::ZERO, quick)
                 }
             };
-            Entry { account, due: None, logged: Counts::default() }
+            Entry { account: account.drawing(&self.dice), due: None, logged: Counts::default() }
         });
         (&mut entry.account, retries)
     }

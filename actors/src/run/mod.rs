@@ -16,7 +16,7 @@ use steadfast_agent::machine::{Action, Agent, interrupted_output};
 use steadfast_agent::prompts::Prompts;
 use steadfast_agent::settings::AgentSettings;
 use steadfast_agent::texts::ProgressState;
-use steadfast_agent::workspace::{Workspace, Workspaces};
+use steadfast_agent::workspace::{Checkout, Workshop};
 use steadfast_core::chat::{ModelRequest, ToolCall};
 use steadfast_core::end::{End, EndReason, EndStatus};
 use steadfast_core::failure::{FatalReason, Verdict};
@@ -48,7 +48,7 @@ pub(crate) struct RunDeps {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) llm: Address<Llm>,
     pub(crate) github: Address<Github>,
-    pub(crate) workspaces: Arc<Workspaces>,
+    pub(crate) workspaces: Arc<dyn Workshop>,
     /// `github.web_url`: where repositories are cloned from.
     pub(crate) git_url: Url,
     /// For the retries of git itself (layer 2).
@@ -70,7 +70,7 @@ pub(crate) struct Run {
     progressed: bool,
     /// The newest patch, until the workspace is open.
     patch: Vec<u8>,
-    workspace: Option<Workspace>,
+    workspace: Option<Box<dyn Checkout>>,
     /// GitHub will have no progress comment (issues are disabled, say).
     no_comment: bool,
     /// The endpoint that gave the newest answer: its cache holds the conversation.
@@ -308,7 +308,7 @@ impl Run {
             );
             return self.settlement(&self.agent.failed(EndReason::AttemptsExhausted, &why));
         }
-        let after = job.retry.delay(attempts, rand::random());
+        let after = job.retry.delay(attempts, self.deps.caller.dice.share());
         let error: String = error.chars().take(500).collect();
         Outcome::Requeue { after, error }
     }

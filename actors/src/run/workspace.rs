@@ -1,7 +1,7 @@
 //! The run's workspace: opened when first needed, from the base commit and the journal's patch.
 
 use secrecy::SecretString;
-use steadfast_agent::workspace::{OpenSpec, Published, Workspace};
+use steadfast_agent::workspace::{Checkout, OpenSpec, Published};
 use steadfast_core::failure::Failure;
 use steadfast_core::headers::Observed;
 use steadfast_core::journal::Event;
@@ -9,7 +9,8 @@ use steadfast_core::journal::Event;
 use super::{Outcome, Run};
 use crate::accountant::{BudgetKey, Need};
 use crate::calls::{CallError, Try};
-use crate::github::{Describe, GetToken};
+use crate::github::{Describe, GetToken, lease_over};
+use crate::stop::lapsed;
 
 impl Run {
     /// The first opening: the repository is looked up and cloned, and the prompts rendered.
@@ -69,7 +70,7 @@ impl Run {
         base: String,
         commit: Option<String>,
         patch: Vec<u8>,
-    ) -> Result<Workspace, CallError> {
+    ) -> Result<Box<dyn Checkout>, CallError> {
         let remote = self.remote();
         self.with_token("fetch", |token| {
             let spec = OpenSpec {
@@ -108,7 +109,15 @@ impl Run {
             let token = self.deps.github.send(GetToken { target: self.target(), refresh }).await??;
             let need = Need { operation, tokens: 0, order: self.order(), is_retry };
             let permit = self.deps.caller.permit(&BudgetKey::Git, need, &patience).await?;
-            let run = async { (git(Some(token)).await, Observed::default()) };
+            // Several exchanges with the remote: the next of them is not to begin after the lease.
+            let run = async {
+                let result = tokio::select! {
+                    biased;
+                    () = lapsed(&patience.leased) => Err(lease_over(operation)),
+                    result = git(Some(token)) => result,
+                };
+                (result, Observed::default())
+            };
             self.deps.caller.exchange(permit, &patience, run, |_| None).await
         };
         self.deps.caller.retrying(policy, &patience, attempt).await

@@ -7,7 +7,6 @@ use std::time::Duration;
 use steadfast_core::failure::{GateReason, Provider, Verdict};
 use steadfast_core::headers::Observed;
 use steadfast_core::time::Timestamp;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +15,8 @@ use super::{PausedClock, paused, settings};
 use crate::Settings;
 use crate::accountant::{BudgetKey, EndpointId, Need};
 use crate::calls::{CallError, Caller, Order, Patience, Try};
+use crate::dice::Dice;
+use crate::watch;
 
 /// One call of the model, each try of which ends in `end`; and which of the tries were retries.
 async fn failing(caller: &Caller, end: Verdict, status: u16) -> (Result<(), CallError>, Vec<bool>) {
@@ -38,7 +39,12 @@ async fn failing(caller: &Caller, end: Verdict, status: u16) -> (Result<(), Call
 
 fn caller(change: impl FnOnce(&mut Settings)) -> Caller {
     let park_after = Duration::from_secs(5);
-    Caller { accountant: accountant(change), clock: Arc::new(PausedClock::new()), park_after }
+    Caller {
+        accountant: accountant(change),
+        clock: Arc::new(PausedClock::new()),
+        dice: Dice::seeded(1),
+        park_after,
+    }
 }
 
 #[test]
@@ -64,5 +70,30 @@ fn a_call_whose_retry_finds_no_room_parks_its_job() {
         assert_eq!((provider, reason), (Provider::Llm, GateReason::Unavailable));
         let parked = until.since(begin);
         assert!(parked > Duration::from_secs(50) && parked < Duration::from_secs(70), "{parked:?}");
+    });
+}
+
+/// The lease may end while a permit is waited for: another runner has the job by then.
+#[test]
+fn a_permit_that_comes_after_the_lease_is_not_used_before_a_renewal() {
+    paused(async {
+        let caller = caller(|settings| settings.llm_limits.concurrency = 1);
+        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        let (renewals, leased) = watch::channel(begin + 2 * second);
+        let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
+        let patience = Patience { soft, hard, leased, span: tracing::Span::none() };
+        let order = Order { priority: 0, admitted: Timestamp::EPOCH };
+        let need = Need { operation: "chat", tokens: 0, order, is_retry: false };
+        let permit = async || caller.permit(&BudgetKey::Llm(EndpointId(0)), need, &patience).await;
+        let held = permit().await.unwrap();
+        let others = async {
+            tokio::time::sleep(3 * second).await;
+            drop(held);
+            tokio::time::sleep(7 * second).await;
+            renewals.send_replace(begin + 60 * second);
+        };
+        let (late, ()) = futures_util::future::join(permit(), others).await;
+        assert!(late.is_ok());
+        assert_eq!(begin.elapsed(), 10 * second);
     });
 }

@@ -14,7 +14,6 @@ use steadfast_core::job::JobId;
 use steadfast_core::time::{Clock, Timestamp};
 use steadfast_http::{Body, Timeouts, Transport, TransportError};
 use steadfast_llm::{Endpoint, LlmClient};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,10 +23,12 @@ use crate::accountant::{BudgetKey, EndpointId, Outlook, RateAccountant};
 use crate::address::{Address, address};
 use crate::calls::Order;
 use crate::calls::{CallError, Caller, Patience};
+use crate::dice::Dice;
 use crate::llm::{Answered, Complete, Llm};
 use crate::meter::Meter;
 use crate::settings::EndpointBudget;
 use crate::supervisor::Lifeline;
+use crate::watch;
 
 const QUOTA: &str = r#"{"error":{"message":"pay","code":"insufficient_quota"}}"#;
 const GOOD: &str = r#"{"model":"m","choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
@@ -109,8 +110,12 @@ fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
     let lifeline = Lifeline::new(0, nobody.clone());
     binding.bind(RateAccountant::new(&settings, clock.clone(), accountant.clone(), lifeline).start());
     let (llm, binding) = address(Meter::new("llm"), 100);
-    let caller =
-        Caller { accountant: accountant.clone(), clock: clock.clone(), park_after: settings.job.park_after };
+    let caller = Caller {
+        accountant: accountant.clone(),
+        clock: clock.clone(),
+        dice: Dice::seeded(1),
+        park_after: settings.job.park_after,
+    };
     binding.bind(Llm::new(&clients, caller, &settings, Lifeline::new(1, nobody)).start());
     Bench { servers, llm, accountant, clock }
 }

@@ -152,6 +152,11 @@ impl Breaker {
         }
     }
 
+    /// Opens it for another reason than the shares; `None` if it was not closed.
+    pub fn trip(&mut self, now: Tick, random: f64) -> Option<Change> {
+        (self.state == BreakerState::Closed).then(|| self.open(now, random))
+    }
+
     fn count(&mut self, ended: Ended) {
         self.failed += u32::from(ended.failed);
         self.slow += u32::from(ended.slow);
@@ -281,6 +286,17 @@ mod tests {
         breaker.sent(now);
         assert_eq!(breaker.ended(now, now, true, MIDDLE), Some(Change::Recovered));
         assert_eq!(breaker.wait(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn one_that_is_tripped_is_open_as_after_failures() {
+        let mut breaker = breaker();
+        assert_eq!(breaker.trip(secs(1), MIDDLE), Some(Change::Opened(secs(30))));
+        assert_eq!(breaker.trip(secs(2), MIDDLE), None);
+        assert_eq!(breaker.wait(secs(2)), secs(29));
+        breaker.sent(secs(31));
+        assert_eq!(breaker.trip(secs(31), MIDDLE), None, "its probe decides");
+        assert_eq!(breaker.ended(secs(32), secs(31), true, MIDDLE), Some(Change::Recovered));
     }
 
     #[test]

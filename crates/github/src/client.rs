@@ -170,6 +170,11 @@ impl GithubClient {
         Ok(AccessToken { secret: token.token, expires_at: Some(token.expires_at) })
     }
 
+    /// Whoever asks from now on gets another token: this one is about to be revoked.
+    pub fn let_go(&self, token: &AccessToken) {
+        self.tokens.forget(token);
+    }
+
     /// Ends an installation token before its time. Other jobs on the same repository may share it:
     /// they get a new one when GitHub refuses it. A personal token is left as it is.
     pub async fn revoke(&self, token: &AccessToken) -> Exchange<()> {

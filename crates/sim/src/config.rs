@@ -23,12 +23,27 @@ pub struct WorldConfig {
     pub llm: LlmConfig,
     /// GitHub.
     pub github: GithubConfig,
+    /// Who keeps what GitHub hosts.
+    pub git: GitForm,
     /// What GitHub hosts.
     pub repositories: Vec<Repository>,
     /// How long answers take.
     pub latency: Latency,
     /// Faults by chance, beside the scripted ones.
     pub weather: Weather,
+}
+
+/// Who keeps the repositories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GitForm {
+    /// Git itself, on disk: served over HTTP, and reached by `file://`.
+    Git,
+    /// The world's own memory: no process and no disk, reached by [`World::git_fetch`] and
+    /// [`World::git_push`] only.
+    ///
+    /// [`World::git_fetch`]: crate::World::git_fetch
+    /// [`World::git_push`]: crate::World::git_push
+    Memory,
 }
 
 /// How a limit is enforced.
@@ -189,6 +204,7 @@ impl WorldConfig {
             start,
             llm: LlmConfig::generous(),
             github: GithubConfig::real(),
+            git: GitForm::Git,
             repositories: vec![Repository::new("acme", "shell-tools")],
             latency: Latency::none(),
             weather: Weather::default(),

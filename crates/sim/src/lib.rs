@@ -29,10 +29,11 @@ mod transport;
 mod world;
 
 pub use config::{
-    GithubConfig, Latency, Level, LimitKind, LlmConfig, Permissions, Repository, RetryAfter,
+    GitForm, GithubConfig, Latency, Level, LimitKind, LlmConfig, Permissions, Repository, RetryAfter,
     SIMULATION_ONLY_PRIVATE_KEY, SIMULATION_ONLY_PUBLIC_KEY, Weather, WorldConfig,
 };
 pub use faults::{Fault, FaultRule, Operation, Server, Target};
+pub use git::{GitFailure, Push, Snapshot};
 pub use model::{ScriptFor, ScriptedAnswer};
 pub use records::{
     BranchRecord, ChatRecord, CommentRecord, Injected, PullRecord, Records, Rejection, TokenRecord,

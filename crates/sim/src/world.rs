@@ -18,7 +18,7 @@ use crate::git::Repos;
 use crate::github::{self, GithubState};
 use crate::model::{ScriptFor, ScriptedAnswer};
 use crate::openai::{self, LlmState};
-use crate::records::{BranchRecord, Records};
+use crate::records::{BranchRecord, ChatRecord, Records};
 use crate::reply::{Ending, Outcome, Reply};
 use crate::route::Route;
 
@@ -59,7 +59,7 @@ impl World {
     pub fn new(config: WorldConfig) -> Result<Arc<World>, SimError> {
         let app_key = jsonwebtoken::DecodingKey::from_rsa_pem(config.github.app_public_key.as_bytes())
             .map_err(|error| SimError::AppKey(error.to_string()))?;
-        let repos = Arc::new(Repos::create(&config.repositories)?);
+        let repos = Arc::new(Repos::create(config.git, &config.repositories)?);
         let state = State {
             faults: FaultBook::new(config.seed, config.weather),
             records: Records::default(),
@@ -143,6 +143,21 @@ impl World {
         records
     }
 
+    /// The model calls from the one with this index on, for whoever looks at each as it happens.
+    pub fn chats_from(&self, index: usize) -> Vec<ChatRecord> {
+        self.state().records.chats.get(index..).map(<[_]>::to_vec).unwrap_or_default()
+    }
+
+    /// Whether the answer of the model call with this index was sent whole.
+    pub fn chat_was_delivered(&self, index: usize) -> bool {
+        self.state().records.chats.get(index).is_some_and(|chat| chat.delivered)
+    }
+
+    /// How many comments and pull requests stand whose text holds `marker`.
+    pub fn standing(&self, marker: &str) -> usize {
+        self.state().github.standing(marker)
+    }
+
     /// Installation tokens that were ever issued, the first thousands: for a search of what must not
     /// hold them.
     pub fn ever_issued_tokens(&self) -> Vec<String> {
@@ -223,7 +238,7 @@ impl World {
         Outcome::Reply(reply)
     }
 
-    fn draw_fault(&self, operation: Operation) -> Option<Fault> {
+    pub(crate) fn draw_fault(&self, operation: Operation) -> Option<Fault> {
         let (now, since_start) = (self.now(), self.since_start());
         let mut state = self.state();
         *state.records.requests.entry(operation).or_insert(0) += 1;

@@ -190,7 +190,7 @@ impl Record {
     pub fn claim(&mut self, now: Timestamp, lease: Duration, runner: &str) -> Taken {
         let from = match self.state {
             State::Queued | State::Parked if self.due <= now => ClaimedFrom::Queue,
-            State::Running if self.lease_end <= now => ClaimedFrom::ExpiredLease,
+            State::Running if self.is_over(now) => ClaimedFrom::ExpiredLease,
             State::Queued | State::Parked | State::Running | State::Ended => return Taken::No,
         };
         self.closed = closing::TAKEN.to_owned();
@@ -261,6 +261,12 @@ impl Record {
     /// Whether it is to be called off and nothing of it was ever seen: nobody is to be told.
     fn is_untold(&self) -> bool {
         self.cancel != Cancel::No && self.counts.steps == 0
+    }
+
+    /// Whether its lease is over. One that ends later than any lease can was given while the clock was
+    /// wrong, and nobody renewed it since.
+    fn is_over(&self, now: Timestamp) -> bool {
+        self.lease_end <= now || self.lease_end > now + LONGEST_LEASE
     }
 
     /// Which line it stands in, if it waits to be claimed.
@@ -547,6 +553,9 @@ pub(crate) const CALLED_OFF: &str = "a run that tells of its being called off";
 
 /// Longest that a producer may put a job off.
 const PUT_OFF: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Far longer than `queue.lease` may be.
+pub(crate) const LONGEST_LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// The error of a lease that was taken over.
 pub(crate) fn lost(lease: &Lease) -> StoreError {

@@ -135,6 +135,26 @@ impl<'de> Deserialize<'de> for QueueUrl {
     }
 }
 
+/// A Redis URL with the first of its hosts alone, as general readers of URLs understand it.
+pub fn with_one_host(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) if scheme.ends_with("+sentinel") || scheme.ends_with("+cluster") => {
+            let (user, hosts, path, query) = parts(rest);
+            let host = hosts.split(',').map(str::trim).find(|host| !host.is_empty()).unwrap_or_default();
+            format!("{scheme}://{user}{host}{path}{query}")
+        }
+        Some(_) | None => url.to_owned(),
+    }
+}
+
+/// `user:password@`, hosts, path, query of what comes after `//`: each with its mark, or empty.
+pub(crate) fn parts(rest: &str) -> (&str, &str, &str, &str) {
+    let (rest, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+    let (user, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+    let (hosts, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    (user, hosts, path, query)
+}
+
 /// Whether it can be the path of a file; `:memory:` would be as many stores as connections.
 fn is_file(path: &str) -> bool {
     !path.trim_start_matches('/').is_empty() && !path.starts_with(':') && !path.ends_with('/')
@@ -211,6 +231,18 @@ mod tests {
         {
             let error = read(url).unwrap_err().to_string();
             assert!(error.contains("sqlite:steadfast.db"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn of_many_hosts_one_is_left() {
+        for (url, one) in [
+            ("redis+sentinel://me:a,b@h:1,i:2/q?x=1", "redis+sentinel://me:a,b@h:1/q?x=1"),
+            ("rediss+cluster://h,i", "rediss+cluster://h"),
+            ("redis+cluster://", "redis+cluster://"),
+            ("redis://me:a,b@h", "redis://me:a,b@h"),
+        ] {
+            assert_eq!(with_one_host(url), one);
         }
     }
 

@@ -139,16 +139,25 @@ async fn after(cut: &Files) -> Vec<String> {
     all_of(&*store).await
 }
 
-async fn a_life_with_power_cuts(seed: u64) -> (u32, u32) {
+/// What came of the power cuts of a life.
+#[derive(Debug, Default)]
+struct Cuts {
+    /// While the -wal was written: the new transition was there, or was not.
+    whole: u32,
+    nothing: u32,
+    /// Later, and how many of them while the -wal moved into the file.
+    later: u32,
+    moving: u32,
+}
+
+async fn a_life_with_power_cuts(seed: u64, cuts: &mut Cuts) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("queue.db");
     let settings = Settings::for_tests(format!("sqlite:{}", path.display()));
     let store = SqliteStore::open(&path, &settings, "a").await.unwrap();
-    // Every commit is on the disk before it is acknowledged; the -wal goes into the file now and then.
-    assert_eq!(store.pragma("synchronous").await.unwrap(), 2, "FULL");
+    // The -wal goes into the file now and then.
     store.set_pragma("wal_autocheckpoint", 20).await.unwrap();
     let mut life = Life::new(seed);
-    let (mut cuts, mut moved) = (0, 0);
     let (mut files, mut told) = (Files::of(&path), all_of(&store).await);
     for step in 0..30 {
         life.step(&store).await;
@@ -158,33 +167,34 @@ async fn a_life_with_power_cuts(seed: u64) -> (u32, u32) {
             let cut =
                 Files { main: files.main.clone(), wal: torn(&files.wal, &new_files.wal, &mut life.dice) };
             let found = after(&cut).await;
-            assert!(
-                found == told || found == new_told,
-                "seed {seed}, step {step}: {found:#?}\nis neither {told:#?}"
-            );
-            cuts += 1;
+            if found == told {
+                cuts.nothing += 1;
+            } else {
+                assert!(found == new_told, "seed {seed}, step {step}: {found:#?}\nis neither {told:#?}");
+                cuts.whole += 1;
+            }
         }
         // It goes after the -wal was written: while it moves into the file, or with garbage after it.
         let main = torn(&files.main, &new_files.main, &mut life.dice);
-        moved += u32::from(files.main != new_files.main);
+        cuts.moving += u32::from(files.main != new_files.main);
         let mut wal = new_files.wal.clone();
         wal.extend(life.bytes(10_000));
-        let found = after(&Files { main, wal }).await;
-        assert_eq!(found, new_told, "seed {seed}, step {step}");
-        cuts += 1;
+        assert_eq!(after(&Files { main, wal }).await, new_told, "seed {seed}, step {step}");
+        cuts.later += 1;
         (files, told) = (new_files, new_told);
     }
-    (cuts, moved)
+    // What makes it so: every commit is on the disk before it is acknowledged.
+    assert_eq!(store.pragma("synchronous").await.unwrap(), 2, "FULL");
 }
 
 #[tokio::test]
 async fn a_power_cut_at_any_write_loses_nothing_that_was_acknowledged() {
-    let (mut cuts, mut moved) = (0, 0);
+    let mut cuts = Cuts::default();
     for seed in 0..3 {
-        let (more_cuts, more_moved) = a_life_with_power_cuts(seed).await;
-        (cuts, moved) = (cuts + more_cuts, moved + more_moved);
+        a_life_with_power_cuts(seed, &mut cuts).await;
     }
-    assert!(cuts > 300 && moved > 10, "{cuts} cuts, {moved} of them while the -wal moved into the file");
+    let enough = cuts.whole > 20 && cuts.nothing > 20 && cuts.moving > 5 && cuts.later > 50;
+    assert!(enough, "{cuts:?}");
 }
 
 /// A test that is a process of its own when it is told so by the environment.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use steadfast_core::journal::Step;
 use steadfast_store::sqlite::SqliteStore;
-use steadfast_store::{Admission, Settings, Store, StoreError, open};
+use steadfast_store::{Admission, Renewal, Settings, Store, StoreError, open};
 
 use crate::world::*;
 
@@ -107,6 +107,46 @@ async fn what_is_no_store_of_ours_is_left_alone() {
         assert!(error.to_string().contains(cure), "{error}");
     }
     assert_eq!(std::fs::read_to_string(&text).unwrap().len(), 51 * 50);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_years_ahead_holds_no_job_up() {
+    const YEARS: i64 = 20 * 365 * 24 * 3_600_000;
+    let world = World::sqlite();
+    let store = world.store("a").await;
+    let lease = running(&*store, "held").await.lease;
+    store.append(&lease, 0, &[b"s".to_vec()], None).await.unwrap();
+    let asked = running(&*store, "asked").await.lease;
+    store.append(&asked, 0, &[b"s".to_vec()], None).await.unwrap();
+    store.release(&asked).await.unwrap();
+    store.cancel(&id("asked")).await.unwrap();
+    submit_all(&*store, ["x", "y"].map(job)).await;
+    // All that happened by the clock's wrong time.
+    let conn = Connection::open(file(&world)).unwrap();
+    for sql in [
+        "UPDATE jobs SET lease_end = lease_end + ? WHERE state = 'running'",
+        "UPDATE jobs SET due = due + ? WHERE line = 'urgent'",
+        "UPDATE jobs SET due = due + ? WHERE line = 'ready'",
+        "UPDATE heads SET due = due + ?",
+    ] {
+        assert_eq!(conn.execute(sql, [YEARS]).unwrap(), if sql.contains("'ready'") { 2 } else { 1 }, "{sql}");
+    }
+    soon("the end of a wait", store.wait(Duration::from_secs(3600))).await.unwrap();
+    let mut claims = soon("a claim", store.claim(9)).await.unwrap();
+    assert_eq!(ids(&claims), ["asked", "held", "x", "y"]);
+    let asked = claims.remove(0);
+    assert!(asked.cancel_requested);
+    store.settle(&asked.lease, &completed()).await.unwrap();
+    assert_eq!(claims[0].counts.crashes, 1);
+    assert!(store.claim(9).await.unwrap().is_empty());
+    // A run that lives on is told so by its next call; and no lease is too long for its own renewal.
+    assert!(store.settle(&lease, &completed()).await.is_err());
+    assert_eq!(store.renew(&[claims[0].lease.clone()]).await.unwrap(), [Renewal::Held]);
+    assert!(look(&*store, "held").await.at < store.now().await.unwrap() + Duration::from_secs(3600));
+    for claim in claims {
+        store.release(&claim.lease).await.unwrap();
+    }
+    assert_eq!(store.claim(9).await.unwrap().len(), 3);
 }
 
 #[tokio::test]

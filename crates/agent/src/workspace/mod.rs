@@ -6,6 +6,7 @@
 
 mod command;
 mod decoy;
+mod seam;
 mod slot;
 mod tidy;
 
@@ -28,6 +29,7 @@ pub use crate::git::Published;
 use crate::git::{self, GitSettings, Identity, Repository};
 use crate::jail::{Jail, shorten};
 use crate::tools::{Checked, Files, Stop, check_call};
+pub use seam::{Checkout, Workshop};
 use slot::Slot;
 
 /// The longest that a tool other than a command may take.

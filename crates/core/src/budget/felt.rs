@@ -124,6 +124,12 @@ impl Felt {
         self.last_sent = Some(now);
     }
 
+    /// One was not sent after all.
+    pub fn unsent(&mut self) {
+        self.sent = (self.sent - 1.0).max(0.0);
+        self.accepted = (self.accepted - 1.0).max(0.0);
+    }
+
     /// Returns whether a window that was full is tried with more.
     pub fn accepted(&mut self, now: Tick, sent: Tick, lane: &mut Lane) -> bool {
         if lane.most.is_infinite() || sent < self.known_at {

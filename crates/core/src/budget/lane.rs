@@ -274,6 +274,12 @@ impl Lane {
         self.last_sent = Some(now);
     }
 
+    /// Whether something was taken at `sent`, and not given back.
+    pub fn knows(&self, sent: Tick) -> bool {
+        let at = self.log.partition_point(|(at, _)| *at < sent);
+        self.log.get(at).is_some_and(|(at, left)| *at == sent && *left > 0.0)
+    }
+
     /// What was taken at `sent` was not counted by the server.
     pub fn undo(&mut self, now: Tick, sent: Tick, amount: f64) {
         self.correct(now, sent, amount, 0.0);
@@ -302,6 +308,18 @@ impl Lane {
             if from >= self.returned {
                 self.rolling = (self.rolling + by).max(0.0);
             }
+        }
+    }
+
+    /// What was taken was `by` more, by the server's count; of which request is not known.
+    pub fn overspent(&mut self, now: Tick, by: f64) {
+        self.advance(now);
+        self.level = (self.level - by).min(self.room());
+        self.in_window = (self.in_window + by).max(0.0);
+        if let Some((_, last)) = self.log.back_mut() {
+            let before = *last;
+            *last = (*last + by).max(0.0);
+            self.rolling = (self.rolling + *last - before).max(0.0);
         }
     }
 

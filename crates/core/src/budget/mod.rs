@@ -157,7 +157,23 @@ impl Budget {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.requests.undo(now, sent, 1.0);
         self.tokens.undo(now, sent, tokens as f64);
+        self.felt.unsent();
         self.door.unsent(sent);
+    }
+
+    /// The same of one whose place among the concurrent ones is free already.
+    pub fn unspend(&mut self, now: Tick, sent: Tick, tokens: u64) {
+        let (now, sent) = (inside(now), inside(sent));
+        if self.requests.knows(sent) {
+            self.requests.undo(now, sent, 1.0);
+            self.tokens.undo(now, sent, tokens as f64);
+            self.felt.unsent();
+        }
+    }
+
+    /// Requests cost `by` more tokens than was estimated, or less.
+    pub fn overspent(&mut self, now: Tick, by: f64) {
+        self.tokens.overspent(inside(now), by);
     }
 
     /// The request taken at `sent` ended: its place among the concurrent ones is free, the tokens
@@ -204,6 +220,14 @@ impl Budget {
         let hint = self.door.judge(now, hint);
         if self.door.rejected(now, sent, hint) {
             self.felt.straggler(sent, &mut self.requests);
+            return;
+        }
+        let tokens_were_short = self.tokens.most.is_finite()
+            && self.requests.most.is_finite()
+            && (self.requests.kind, self.tokens.kind) == (Kind::Bucket, Kind::Bucket)
+            && !self.requests.is_pressed();
+        if tokens_were_short {
+            self.tokens.drain(now, hint.unwrap_or_default());
             return;
         }
         if self.felt.rejected(now, sent, hint, &mut self.requests) {

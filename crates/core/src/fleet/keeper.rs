@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::words::{Grants, Plan, Want};
+use super::words::{Grants, Plan, Unused, Want};
 use crate::budget::{Budget, Kind, Outcome, Tick};
 
 /// Permits of one plan: a plan is one message, so one message for so many permits.
@@ -17,12 +17,24 @@ const LONGEST_PLAN: Duration = Duration::from_secs(20);
 const BLIND_PLAN: Duration = Duration::from_millis(500);
 /// How much before the last permit's instant the next plan is said.
 const LEAD: Duration = Duration::from_millis(150);
+/// While that is not what holds anybody up, they grow up to this.
+const LONGEST_BLIND: u32 = 16;
+/// Tokens are dealt by their number where they allow less than this many times the requests.
+const TOKENS_BIND: f64 = 1.5;
+/// Two plans are no closer than this.
+const SOON: Duration = Duration::from_millis(20);
+/// Who gave a probe back is not the first to have one again.
+const DECLINED: Duration = Duration::from_secs(3);
 /// Between two plans where nobody needs anything: they keep the keepership.
 const IDLE_PLAN: Duration = Duration::from_secs(10);
 /// How long a request counts as unanswered: rejections are said at once.
 const NO_NEWS: Duration = Duration::from_millis(1_500);
 /// A member that was heard of lately is there, whether or not it holds leases yet.
 const HEARD: Duration = Duration::from_secs(15);
+/// So many permits at most is one member behind another.
+const MOST_BEHIND: f64 = 4.0;
+/// Where places are fewer than members, a place is held for so long.
+const TURN: Duration = Duration::from_secs(15);
 /// Most permits of a plan, whatever the limit.
 const MOST_PERMITS: usize = 2_000;
 /// Most members that are known.
@@ -39,6 +51,10 @@ struct Peer {
     pass: f64,
     /// Permits that it has in stock, estimated: dealt, less what it could use since.
     stock: f64,
+    /// Sizes that it told of, and no permit was dealt for.
+    sizes: VecDeque<u64>,
+    /// It gave a probe back then: it has nothing to send.
+    declined: Tick,
 }
 
 /// A permit that was dealt.
@@ -62,12 +78,18 @@ pub(super) struct Keeper {
     planned_until: Tick,
     /// When the stocks were estimated.
     counted: Tick,
-    /// A probe is out, or planned: nothing is dealt beyond it before its end, or this.
-    probing: Option<Tick>,
+    /// A probe is out, or planned, with this instant: nothing is dealt beyond it before its end, or the
+    /// second instant.
+    probing: Option<(Tick, Tick)>,
     void: bool,
     hello: bool,
     /// Seconds that a call takes, smoothed.
     pub latency: f64,
+    /// While nothing is known: how long plans are, in the shortest.
+    blind: u32,
+    /// Whose turn it is to be among those who have a place, where there are fewer than members.
+    turn: usize,
+    turned: Tick,
 }
 
 impl Keeper {
@@ -85,6 +107,9 @@ impl Keeper {
             void: false,
             hello: true,
             latency: 2.0,
+            blind: 1,
+            turn: 0,
+            turned: now,
         }
     }
 
@@ -107,6 +132,9 @@ impl Keeper {
             self.commit(now);
             self.budget.learn(now, *sent, observed);
         }
+        if want.off != 0 {
+            self.budget.overspent(now, want.off as f64);
+        }
         let least = self.peers.values().map(|peer| peer.pass).fold(f64::INFINITY, f64::min);
         let least = if least.is_finite() { least } else { 0.0 };
         if self.peers.len() >= MOST_MEMBERS && !self.peers.contains_key(&want.from) {
@@ -117,15 +145,48 @@ impl Keeper {
             heard: now,
             pass: least,
             stock: 0.0,
+            sizes: VecDeque::new(),
+            declined: Duration::ZERO,
         });
         let begins = peer.want.jobs == 0 && want.jobs > 0;
         if begins {
             peer.pass = peer.pass.max(least);
         }
         peer.heard = now;
-        peer.want = want;
+        peer.stock = f64::from(want.stock);
+        let hungry = peer.sizes.is_empty() && !want.sizes.is_empty();
+        peer.sizes = want.sizes.iter().copied().collect();
+        let unused = want.unused.clone();
+        peer.want = Want { sizes: Vec::new(), unused: Vec::new(), off: 0, observed: None, ..want };
         if begins {
             self.next_plan = self.next_plan.min(now);
+        }
+        if hungry && self.probing.is_none() {
+            // Whose size was not known is dealt for when what is dealt already is over.
+            self.next_plan = self.next_plan.min(self.planned_until.saturating_sub(LEAD).max(now + SOON));
+        }
+        self.unused(now, &unused);
+    }
+
+    /// Permits that somebody could not use are the budget's again.
+    fn unused(&mut self, now: Tick, unused: &[Unused]) {
+        if unused.is_empty() {
+            return;
+        }
+        self.commit(now);
+        for Unused { at, tokens } in unused {
+            if let Some(pending) = self.pending.iter().position(|dealt| dealt.at == *at) {
+                self.pending.remove(pending);
+            } else if let Some(out) = self.unsettled.iter().position(|dealt| dealt.at == *at) {
+                self.unsettled.remove(out);
+                self.budget.untake(now, *at, *tokens);
+            } else {
+                self.budget.unspend(now, *at, *tokens);
+            }
+        }
+        if self.probing.is_none() {
+            self.planned_until = self.planned_until.min(now);
+            self.next_plan = self.next_plan.min(now + SOON);
         }
     }
 
@@ -155,20 +216,39 @@ impl Keeper {
     /// News of a permit that was dealt.
     pub fn met(&mut self, now: Tick, permit: Tick, sent: Tick, tokens: u64, outcome: Option<Outcome>) {
         self.commit(now);
-        let was_shut = self.budget.is_shut();
-        self.probing = None;
-        self.unsettled.retain(|dealt| dealt.at != permit);
+        let before = (self.budget.is_shut(), self.budget.rate());
+        self.probing = self.probing.filter(|(probe, _)| *probe != permit);
+        let out = self.unsettled.iter().position(|dealt| dealt.at == permit);
+        if let Some(out) = out {
+            self.unsettled.remove(out);
+        } else if outcome == Some(Outcome::Accepted) {
+            // Counted as let in already.
+            return;
+        }
         match outcome {
             Some(Outcome::Rejected(hint)) => self.budget.refused(now, permit, sent, tokens, hint),
             Some(outcome) => self.budget.done(now, permit, tokens, None, outcome),
             None => {
-                self.budget.untake(now, permit, tokens);
+                if let Some(pending) = self.pending.iter().position(|dealt| dealt.at == permit) {
+                    self.pending.remove(pending);
+                } else {
+                    self.budget.untake(now, permit, tokens);
+                }
                 self.next_plan = self.next_plan.min(now);
                 self.planned_until = self.planned_until.min(now);
             }
         }
-        if self.budget.is_shut() != was_shut {
+        let cut = matches!(outcome, Some(Outcome::Rejected(_))) && self.budget.rate() != before.1;
+        if cut || self.budget.is_shut() != before.0 {
+            // What was dealt at another rate would be refused like this one.
             self.replan(now);
+        }
+    }
+
+    /// `who` gave a probe back.
+    pub fn declined(&mut self, now: Tick, who: &str) {
+        if let Some(peer) = self.peers.get_mut(who) {
+            peer.declined = now;
         }
     }
 
@@ -186,12 +266,33 @@ impl Keeper {
     }
 
     fn length(&self) -> Duration {
-        match self.budget.rate() {
-            Some(rate) => Duration::try_from_secs_f64(A_PLAN / rate.max(0.01))
-                .unwrap_or(LONGEST_PLAN)
-                .clamp(SHORTEST_PLAN, LONGEST_PLAN),
-            None => BLIND_PLAN,
-        }
+        let Some(rate) = self.budget.rate() else {
+            return BLIND_PLAN * self.blind.clamp(1, LONGEST_BLIND);
+        };
+        let pace = self.token_pace().map_or(rate, |pace| pace.min(rate)).min(self.demand());
+        Duration::try_from_secs_f64(A_PLAN / pace.max(0.01))
+            .unwrap_or(LONGEST_PLAN)
+            .clamp(SHORTEST_PLAN, LONGEST_PLAN)
+    }
+
+    /// Requests a second that would be sent if nothing held them up.
+    fn demand(&self) -> f64 {
+        let jobs: f64 = self.peers.values().map(|peer| f64::from(peer.want.jobs)).sum();
+        (jobs / self.latency.max(0.2)).max(0.1)
+    }
+
+    /// Requests a second for which there are tokens.
+    fn token_pace(&self) -> Option<f64> {
+        let rate = self.budget.token_rate()?;
+        let busy = || self.peers.values().filter(|peer| peer.want.jobs > 0);
+        let cost: u64 = busy().map(|peer| peer.want.tokens).sum();
+        Some(rate * busy().count().max(1) as f64 / (cost as f64).max(1.0))
+    }
+
+    /// Whether it is tokens that hold requests up.
+    fn tokens_bind(&self) -> bool {
+        let others = self.budget.rate().unwrap_or(f64::INFINITY).min(self.demand());
+        self.token_pace().is_some_and(|pace| pace < others * TOKENS_BIND)
     }
 
     /// How long the keepership is asked for.
@@ -203,6 +304,8 @@ impl Keeper {
     pub fn plan(&mut self, now: Tick, me: &str, waits: bool, concurrency: u32) -> Plan {
         self.commit(now);
         self.count(now);
+        // A door that the count shuts is shut from now on, not anew with each plan.
+        self.budget.wait(now, 0);
         let mut ahead = self.budget.clone();
         for dealt in &self.pending {
             ahead.wait(dealt.at, dealt.tokens);
@@ -211,9 +314,10 @@ impl Keeper {
         let length = self.length();
         let mut at = self.planned_until.max(now);
         let end = at + length;
-        let mut rows = if self.is_alone(me) { Vec::new() } else { self.rows(me, length) };
-        let undecided = self.probing.filter(|decided| *decided > now);
-        self.probing = undecided;
+        let mut rows = if self.is_alone(me) { Vec::new() } else { self.rows(now, me, length) };
+        self.share_out(now, &mut rows, concurrency);
+        self.probing = self.probing.filter(|(_, decided)| *decided > now);
+        let undecided = self.probing.map(|(_, decided)| decided);
         if undecided.is_some() {
             rows.clear();
         }
@@ -225,7 +329,8 @@ impl Keeper {
             let left = rows.iter_mut().filter(|row| row.left > 0);
             let chosen = left.min_by(|a, b| a.rank(shut, waits).total_cmp(&b.rank(shut, waits)));
             let Some(row) = chosen else { break };
-            let wait = ahead.wait(at, row.tokens);
+            let tokens = row.sizes.front().copied().unwrap_or(row.tokens);
+            let wait = ahead.wait(at, tokens);
             let opens = at.saturating_add(wait);
             if opens >= end {
                 next = next.max(opens.saturating_sub(LEAD)).min(now + LONGEST_PLAN);
@@ -235,8 +340,10 @@ impl Keeper {
             at = opens.max(at + Duration::from_micros(1));
             at = Duration::from_micros(u64::try_from(at.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX));
             let shut = ahead.is_shut();
-            ahead.take(at, row.tokens);
-            self.pending.push_back(Dealt { at, tokens: row.tokens });
+            ahead.take(at, tokens);
+            row.sizes.pop_front();
+            row.dealt.push(tokens);
+            self.pending.push_back(Dealt { at, tokens });
             row.offsets.push(u64::try_from(at.saturating_sub(now).as_micros()).unwrap_or(u64::MAX));
             row.left -= 1;
             row.pass += 1.0 / row.weight;
@@ -246,20 +353,38 @@ impl Keeper {
                 // What comes of the probe decides on the rest.
                 next = at + ahead.wait(at, 0).min(Duration::from_secs(3));
                 until = at + Duration::from_secs(3);
-                self.probing = Some(next);
+                self.probing = Some((at, next));
                 break;
             }
         }
+        // Whether somebody could have used more.
+        let tight = rows.iter().any(|row| row.left > 0 || row.by_size);
+        self.blind = if tight { 1 } else { (self.blind * 2).min(LONGEST_BLIND) };
         if rows.is_empty() {
             next = undecided.unwrap_or(now + IDLE_PLAN);
         }
         self.planned_until = at.max(self.planned_until).min(next.max(at));
-        self.next_plan = next.max(now + Duration::from_millis(20));
+        self.next_plan = next.max(now + SOON);
         let opens = self.budget.window_ends();
         if self.budget.request_kind().0 == Kind::Fixed {
             until = opens.filter(|ends| *ends > at).unwrap_or(until.max(now + self.budget.window() / 2));
         }
-        self.said(me, now, rows, until, concurrency, opens)
+        if std::env::var("PDBG").is_ok() {
+            eprintln!(
+                "DBG {:.3} plan count={count} len={length:?} shut={} ahead_shut={} undecided={undecided:?} next={:.3} until={:.3} planned={:.3} left={:?} pend={} rate={:?} kind={:?}",
+                now.as_secs_f64(),
+                self.budget.is_shut(),
+                ahead.is_shut(),
+                self.next_plan.as_secs_f64(),
+                until.as_secs_f64(),
+                self.planned_until.as_secs_f64(),
+                rows.iter().map(|r| (r.left, r.offsets.len(), r.jobs)).collect::<Vec<_>>(),
+                self.pending.len(),
+                self.budget.rate(),
+                self.budget.request_kind()
+            );
+        }
+        self.said(me, now, rows, until, tight, opens)
     }
 
     /// What members used since the last plan, at the pace of their callers.
@@ -272,32 +397,68 @@ impl Keeper {
         }
     }
 
-    fn rows(&self, me: &str, length: Duration) -> Vec<Row> {
-        let now = self.peers.values().map(|peer| peer.want.admitted).fold(0.0, f64::max);
+    fn rows(&self, now: Tick, me: &str, length: Duration) -> Vec<Row> {
+        let newest = self.peers.values().map(|peer| peer.want.admitted).fold(0.0, f64::max);
         let oldest = self
             .peers
             .values()
             .filter(|peer| peer.want.jobs > 0)
             .map(|peer| peer.want.admitted)
             .fold(f64::INFINITY, f64::min);
-        let span = (now - oldest).max(1.0);
+        let span = (newest - oldest).max(1.0);
+        let tokens_bind = self.tokens_bind();
+        let busy = self.peers.values().filter(|peer| peer.want.jobs > 0);
+        let first = busy.map(|peer| peer.pass).fold(f64::INFINITY, f64::min);
         let row = |(name, peer): (&String, &Peer)| {
             let jobs = f64::from(peer.want.jobs);
             let calls = jobs * (1.5 + length.as_secs_f64() / self.latency.max(0.2));
-            let age = ((now - peer.want.admitted) / span).clamp(0.0, 1.0);
+            let age = ((newest - peer.want.admitted) / span).clamp(0.0, 1.0);
+            let usable = (calls - peer.stock).max(0.0).ceil() as u32;
+            // Where tokens hold requests up, only those are dealt for whose size is known.
+            let known = u32::try_from(peer.sizes.len()).unwrap_or(u32::MAX);
             Row {
                 to: name.clone(),
                 mine: name == me,
                 jobs: peer.want.jobs,
                 tokens: if self.budget.token_rate().is_some() { peer.want.tokens } else { 0 },
                 weight: jobs * (1.0 + age),
-                left: (calls - peer.stock).max(0.0).ceil() as u32,
-                pass: peer.pass,
+                left: if tokens_bind { known } else { usable },
+                // Who could use nothing for a while does not catch up on all of it.
+                pass: (peer.pass - first).min(MOST_BEHIND / jobs.max(1.0)),
                 offsets: Vec::new(),
                 probe: false,
+                declined: peer.declined + DECLINED > now,
+                flight: None,
+                by_size: tokens_bind,
+                sizes: if tokens_bind { peer.sizes.clone() } else { VecDeque::new() },
+                dealt: Vec::new(),
             }
         };
         self.peers.iter().filter(|(_, peer)| peer.want.jobs > 0).map(row).collect()
+    }
+
+    /// Shares the places out of a limit of requests at once, by need. Where there are fewer than
+    /// members, they have them in turn.
+    fn share_out(&mut self, now: Tick, rows: &mut [Row], concurrency: u32) {
+        if concurrency == 0 || rows.is_empty() {
+            return;
+        }
+        let members = rows.len();
+        if now >= self.turned + TURN {
+            self.turned = now;
+            // The next in line are those who had none.
+            self.turn = (self.turn + (concurrency as usize).min(members)) % members;
+        }
+        let jobs: u64 = rows.iter().map(|row| u64::from(row.jobs)).sum();
+        let mut left = concurrency;
+        for index in 0..members {
+            let Some(row) = rows.get_mut((self.turn + index) % members) else { continue };
+            let share = u64::from(concurrency) * u64::from(row.jobs) / jobs.max(1);
+            let share = u32::try_from(share).unwrap_or(u32::MAX).max(1).min(left);
+            left -= share;
+            row.flight = Some(share);
+            row.left = if share == 0 { 0 } else { row.left };
+        }
     }
 
     fn said(
@@ -306,26 +467,26 @@ impl Keeper {
         now: Tick,
         rows: Vec<Row>,
         until: Tick,
-        concurrency: u32,
+        tight: bool,
         opens: Option<Tick>,
     ) -> Plan {
         let members = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        let jobs: u32 = rows.iter().map(|row| row.jobs).sum();
-        let mut left = concurrency;
+        let counts = self.tokens_bind();
         let mut grants = Vec::new();
         for row in rows {
             if let Some(peer) = self.peers.get_mut(&row.to) {
                 peer.pass = row.pass;
                 peer.stock += row.offsets.len() as f64;
+                if row.by_size {
+                    peer.sizes = row.sizes;
+                }
             }
-            let share = u64::from(concurrency) * u64::from(row.jobs) / u64::from(jobs.max(1));
-            let share = u32::try_from(share).unwrap_or(u32::MAX).max(1).min(left);
-            left -= share;
-            let flight = (concurrency > 0).then_some(share);
-            if !row.offsets.is_empty() || flight.is_some() {
-                let (tokens, probe) = (row.tokens, row.probe);
-                grants.push(Grants { to: row.to, tokens, probe, flight, offsets: row.offsets });
+            if row.offsets.is_empty() && row.flight.is_none() && !counts {
+                continue;
             }
+            let (tokens, sizes) = if counts { (row.tokens.max(1), row.dealt) } else { (0, Vec::new()) };
+            let (probe, flight) = (row.probe, row.flight);
+            grants.push(Grants { to: row.to, tokens, probe, flight, offsets: row.offsets, sizes });
         }
         let rate = self.budget.rate();
         let say_each = f64::from(members.max(1)) * SAY_EACH / rate.unwrap_or(10.0).max(0.1);
@@ -344,6 +505,7 @@ impl Keeper {
             opens,
             gate: self.budget.gate(now),
             say_each: say_each.clamp(5.0, 600.0),
+            tight,
         }
     }
 }
@@ -360,6 +522,15 @@ struct Row {
     pass: f64,
     offsets: Vec<u64>,
     probe: bool,
+    /// It gave a probe back a moment ago.
+    declined: bool,
+    /// Requests at once that it may have.
+    flight: Option<u32>,
+    /// Whether it is dealt by the sizes of those that wait.
+    by_size: bool,
+    sizes: VecDeque<u64>,
+    /// Tokens with each of `offsets`.
+    dealt: Vec<u64>,
 }
 
 impl Row {
@@ -367,6 +538,7 @@ impl Row {
     /// that knows so of itself, else who has the most callers.
     fn rank(&self, probe: bool, keeper_waits: bool) -> f64 {
         match (probe, self.mine && keeper_waits) {
+            (true, _) if self.declined => 0.0,
             (true, true) => f64::NEG_INFINITY,
             (true, false) => -f64::from(self.jobs),
             (false, _) => self.pass,

@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::words::{Grants, Met, Plan, Want, Word};
+pub use self::words::{Grants, Met, Plan, Unused, Want, Word};
 
 use self::keeper::Keeper;
+use self::words::MOST_TOLD;
 use crate::budget::{Budget, Closed, Kind, LimitSettings, Outcome, Source, Tick};
 use crate::failure::GateReason;
 use crate::headers::Observed;
@@ -97,6 +98,7 @@ struct Granted {
     at: Tick,
     until: Tick,
     probe: bool,
+    tokens: u64,
 }
 
 /// What the last plan said, for the time without one.
@@ -119,8 +121,16 @@ pub struct Fleet {
     own: Option<Box<Budget>>,
     epoch: u64,
     stock: VecDeque<Granted>,
-    /// Tokens that came with permits and are not spent.
-    pool: f64,
+    /// Tokens that requests cost beyond what came with their permits, not told yet.
+    off: f64,
+    /// Tokens of those that wait, in the order of their turns, where they are counted.
+    sizes: Vec<u64>,
+    /// How many sizes the keeper was told, and no permit came for.
+    asked: usize,
+    /// Permits that nobody could use, to be given back.
+    unused: Vec<Unused>,
+    /// Whether there is less than is wanted: then what is not used is given back.
+    tight: bool,
     counts_tokens: bool,
     flight: Option<u32>,
     in_flight: u32,
@@ -159,7 +169,11 @@ impl Fleet {
             own: None,
             epoch: 0,
             stock: VecDeque::new(),
-            pool: 0.0,
+            off: 0.0,
+            sizes: Vec::new(),
+            asked: 0,
+            unused: Vec::new(),
+            tight: false,
             counts_tokens: false,
             flight: None,
             in_flight: 0,
@@ -227,14 +241,43 @@ impl Fleet {
         self.jobs = self.peak.0;
     }
 
+    /// Tokens of the requests that wait, in the order of their turns.
+    pub fn sizes(&mut self, sizes: impl Iterator<Item = u64>) {
+        self.sizes.clear();
+        if self.counts_tokens {
+            self.sizes.extend(sizes.take(MOST_TOLD));
+        }
+    }
+
     fn wants(&self) -> Want {
         Want {
             from: self.me.clone(),
             jobs: self.jobs,
             admitted: self.admitted,
             tokens: self.cost.ceil() as u64,
+            stock: u32::try_from(self.stock.len()).unwrap_or(u32::MAX),
+            sizes: self.uncovered(),
+            unused: Vec::new(),
+            off: 0,
             observed: None,
         }
+    }
+
+    /// What those that wait need beyond the permits that are there.
+    fn uncovered(&self) -> Vec<u64> {
+        let mut stock = self.stock.iter();
+        let mut uncovered = Vec::new();
+        for size in &self.sizes {
+            let mut left = *size;
+            let covered = stock.by_ref().any(|granted| {
+                left = left.saturating_sub(granted.tokens);
+                left == 0
+            });
+            if !covered {
+                uncovered.push(left.max(1));
+            }
+        }
+        uncovered
     }
 
     /// The gate, if it is closed at `now`.
@@ -249,27 +292,40 @@ impl Fleet {
             self.cost = tokens as f64;
         }
         let share_is_out = self.flight.is_some_and(|most| self.in_flight >= most);
+        let whole = self.settings.concurrency;
+        // What is under way since before this process kept the budget, the budget does not count.
+        let whole_is_out = whole > 0 && self.in_flight >= whole;
         let keeps = self.part == Part::Keeper;
         match self.direct() {
-            // Alone, the whole of it is ours, concurrency too, which the budget counts.
-            Some(budget) if keeps || !share_is_out => return budget.wait(now, tokens),
-            Some(_) => return Duration::MAX,
+            // Alone, the whole of it is ours, concurrency too.
+            Some(_) if if keeps { whole_is_out } else { share_is_out } => return Duration::MAX,
+            Some(budget) => return budget.wait(now, tokens),
             None if share_is_out => return Duration::MAX,
             None => {}
         }
         if let Some(gate) = self.gate(now) {
             return gate.until - now;
         }
-        while self.stock.front().is_some_and(|granted| granted.until <= now) {
-            self.stock.pop_front();
-        }
+        self.expire(now);
         let Some(first) = self.stock.front().copied() else { return Duration::MAX };
-        if self.counts_tokens && self.pool < tokens as f64 && self.stock.len() < 2 {
-            // More comes with the permits to come; a request larger than two permits' tokens waits
-            // for what others leave of theirs.
-            return Duration::MAX;
+        if !self.counts_tokens || first.probe {
+            return first.at.saturating_sub(now);
         }
-        first.at.saturating_sub(now)
+        // A large one takes as many permits as bring its tokens.
+        let mut left = tokens;
+        let enough = self.stock.iter().find(|granted| {
+            left = left.saturating_sub(granted.tokens);
+            left == 0
+        });
+        enough.map_or(Duration::MAX, |granted| granted.at.saturating_sub(now))
+    }
+
+    /// Forgets permits whose time is over.
+    fn expire(&mut self, now: Tick) {
+        while let Some(granted) = self.stock.front().copied().filter(|granted| granted.until <= now) {
+            self.stock.pop_front();
+            self.not_used(granted);
+        }
     }
 
     /// Spends one permit; [`Fleet::wait`] said zero before. Returns the permit's instant, by which
@@ -280,12 +336,17 @@ impl Fleet {
             budget.take(now, tokens);
             return now;
         }
-        let mut taken = self.stock.pop_front();
-        self.pool -= tokens as f64;
-        // A large one takes a second permit, for the tokens that come with it.
-        while self.counts_tokens && self.pool < 0.0 && self.stock.front().is_some_and(|next| next.at <= now) {
-            taken = self.stock.pop_front();
-            self.pool += self.cost;
+        let (mut taken, mut came) = (None, 0_u64);
+        while let Some(granted) = self.stock.pop_front() {
+            taken = Some(granted);
+            came = came.saturating_add(granted.tokens);
+            let enough = !self.counts_tokens || granted.probe || came >= tokens;
+            if enough || self.stock.front().is_none_or(|next| next.at > now) {
+                break;
+            }
+        }
+        if self.counts_tokens {
+            self.off += tokens as f64 - came as f64;
         }
         taken.map_or(now, |granted| granted.at)
     }
@@ -297,8 +358,7 @@ impl Fleet {
             budget.untake(now, permit, tokens);
             return;
         }
-        self.pool += tokens as f64;
-        self.stock.push_front(Granted { at: permit, until: permit + GRACE, probe: false });
+        self.stock.push_front(Granted { at: permit, until: permit.max(now) + GRACE, probe: false, tokens });
     }
 
     /// The request with this permit, sent at `sent`, ended: see [`Budget::done`].
@@ -314,8 +374,10 @@ impl Fleet {
         self.in_flight = self.in_flight.saturating_sub(1);
         let cost = actual.unwrap_or(estimated) as f64;
         self.cost += (cost - self.cost) * 0.1;
-        self.pool += estimated as f64 - cost;
         let alone = self.direct().is_some();
+        if actual.is_some() && !alone {
+            self.off += cost - estimated as f64;
+        }
         match (self.part, &mut self.keeper, &mut self.own) {
             (Part::Keeper, Some(keeper), _) => {
                 if outcome == Outcome::Accepted {

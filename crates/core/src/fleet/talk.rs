@@ -1,10 +1,11 @@
 //! What a process says to the fleet and takes from it: who keeps the budget, plans, and what is done
 //! while the ledger is away.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::keeper::Keeper;
-use super::words::{Met, Plan, Want, Word};
+use super::words::{MOST_UNUSED, Met, Plan, Unused, Want, Word};
 use super::{Act, Answer, Fleet, GRACE, Granted, Last, Learned, Part};
 use crate::budget::{Budget, LimitSettings, Outcome, Tick, WindowKind};
 use crate::failure::GateReason;
@@ -17,6 +18,9 @@ const ALONE: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a probe may wait for a caller.
 const PROBE_WITHIN: Duration = Duration::from_millis(100);
+/// Where tokens are counted, new sizes are told so many times as often as that somebody is there, and
+/// at once where they are many.
+const TELL_SIZES: u32 = 8;
 /// How long a keepership lasts beyond the next renewal.
 const LEASE: Duration = Duration::from_secs(20);
 
@@ -42,8 +46,12 @@ impl Fleet {
                 (false, _) => due.min(self.said_at + self.say_each),
             };
         }
-        if let Some(granted) = self.stock.front().filter(|granted| granted.probe) {
-            due = due.min(granted.at + PROBE_WITHIN);
+        if let Some(granted) = self.stock.front() {
+            let over = if granted.probe { granted.at + PROBE_WITHIN } else { granted.until };
+            due = due.min(over);
+        }
+        if self.untold() > 0 {
+            due = due.min(self.said_at + self.say_each / TELL_SIZES);
         }
         // A peak that ends is news.
         if self.jobs > 0 && self.peak.1 > now {
@@ -55,12 +63,58 @@ impl Fleet {
     /// Whether the keeper should hear of our need now.
     fn is_news(&self) -> bool {
         let (said, jobs) = (f64::from(self.said.jobs), f64::from(self.jobs));
-        (said == 0.0) != (jobs == 0.0) || jobs > said * 1.5 + 0.5 || jobs < said * 0.6 - 0.5
+        let need = (said == 0.0) != (jobs == 0.0) || jobs > said * 1.5 + 0.5 || jobs < said * 0.6 - 0.5;
+        let untold = self.untold();
+        let sizes = untold > 0 && (self.asked == 0 || untold as f64 >= 3.0 + jobs / 4.0);
+        let most = if self.counts_tokens { 1.0 } else { (jobs / 4.0).max(3.0) };
+        need || sizes || self.unused.len() as f64 >= most
+    }
+
+    /// How many wait of whose size the keeper does not know.
+    fn untold(&self) -> usize {
+        let tells = self.counts_tokens && self.part == Part::Member;
+        if tells { self.uncovered().len().saturating_sub(self.asked) } else { 0 }
+    }
+
+    /// A permit that was dealt to us was not used.
+    pub(super) fn not_used(&mut self, granted: Granted) {
+        if self.tight && !granted.probe && self.unused.len() < MOST_UNUSED {
+            self.unused.push(Unused { at: granted.at, tokens: granted.tokens });
+        }
+    }
+
+    /// Who has no caller left for permits whose time has come leaves them to others.
+    fn give_up(&mut self, now: Tick) {
+        self.expire(now);
+        let most = match (self.jobs, self.counts_tokens) {
+            (0, _) => 0,
+            // They are dealt to those that wait.
+            (_, true) => self.waiting as usize,
+            (jobs, false) => jobs as usize * 4 + 4,
+        };
+        if (self.waiting > 0 && !self.counts_tokens) || !self.tight || self.stock.len() <= most {
+            return;
+        }
+        let due = self.stock.partition_point(|granted| granted.at <= now);
+        for _ in most..due {
+            if let Some(granted) = self.stock.pop_front() {
+                self.not_used(granted);
+            }
+        }
+        if self.jobs == 0 {
+            let rest = std::mem::take(&mut self.stock);
+            let (probes, rest): (VecDeque<_>, VecDeque<_>) = rest.into_iter().partition(|it| it.probe);
+            self.stock = probes;
+            rest.into_iter().for_each(|granted| self.not_used(granted));
+        }
     }
 
     /// What is to be done now.
     pub fn step(&mut self, now: Tick) -> Vec<Act> {
         self.give_probe_back(now);
+        if self.direct().is_none() {
+            self.give_up(now);
+        }
         let mut acts = std::mem::take(&mut self.out);
         if self.asking || !self.shares {
             return acts;
@@ -82,6 +136,7 @@ impl Fleet {
                 } else if self.must_say
                     || self.is_news()
                     || (self.jobs > 0 && now >= self.said_at + self.say_each)
+                    || (self.untold() > 0 && now >= self.said_at + self.say_each / TELL_SIZES)
                 {
                     acts.push(self.say_want(now));
                 }
@@ -96,8 +151,15 @@ impl Fleet {
         let late = |granted: &&Granted| granted.probe && granted.at + PROBE_WITHIN <= now;
         let Some(granted) = self.stock.front().filter(late).copied() else { return };
         self.stock.pop_front();
+        self.decline(now, granted);
+    }
+
+    fn decline(&mut self, now: Tick, granted: Granted) {
         match (self.part, &mut self.keeper) {
-            (Part::Keeper, Some(keeper)) => keeper.met(now, granted.at, granted.at, 0, None),
+            (Part::Keeper, Some(keeper)) => {
+                keeper.met(now, granted.at, granted.at, 0, None);
+                keeper.declined(now, &self.me);
+            }
             (Part::Idle | Part::Seeking | Part::Member | Part::Keeper | Part::Adrift, _) => {
                 self.say_met(Met { permit: granted.at, sent: granted.at, ..self.met() });
             }
@@ -115,8 +177,11 @@ impl Fleet {
     }
 
     fn say_want(&mut self, now: Tick) -> Act {
-        let want = Want { observed: self.observed.take(), ..self.wants() };
-        self.said = Want { observed: None, ..want.clone() };
+        let unused = std::mem::take(&mut self.unused);
+        let off = std::mem::take(&mut self.off) as i64;
+        let want = Want { observed: self.observed.take(), unused, off, ..self.wants() };
+        self.asked = want.sizes.len();
+        self.said = Want { observed: None, unused: Vec::new(), off: 0, ..want.clone() };
         self.said_at = now;
         self.must_say = false;
         Act::Say(Word::Want(want).encode())
@@ -127,8 +192,10 @@ impl Fleet {
         let me = self.me.clone();
         let (concurrency, waits) = (self.settings.concurrency, self.waiting > 0);
         let Some(keeper) = self.keeper.as_mut() else { return };
-        if mine != self.said || now >= self.said_at + ALONE {
-            keeper.hear(now, mine.clone());
+        let unused = std::mem::take(&mut self.unused);
+        if mine != self.said || now >= self.said_at + ALONE || !unused.is_empty() {
+            let off = std::mem::take(&mut self.off) as i64;
+            keeper.hear(now, Want { unused, off, ..mine.clone() });
             self.said = mine;
             self.said_at = now;
         }
@@ -284,6 +351,9 @@ impl Fleet {
                 if let (Part::Keeper, Some(keeper)) = (self.part, self.keeper.as_mut()) {
                     if !met.permit.is_zero() {
                         keeper.met(now, met.permit, met.sent, met.tokens, met.outcome);
+                        if met.outcome.is_none() {
+                            keeper.declined(now, &met.from);
+                        }
                     }
                     if let Some(closed) = met.closed.filter(|closed| closed.until > now) {
                         keeper.budget.close(now, closed.until, closed.reason);
@@ -321,8 +391,18 @@ impl Fleet {
 
     /// Takes our part of a plan into stock.
     fn accept(&mut self, now: Tick, plan: &Plan) {
+        self.tight = plan.tight || plan.void;
         if plan.void {
-            self.stock.clear();
+            // Those to come nobody else counts as spent.
+            let voided = std::mem::take(&mut self.stock);
+            for granted in voided.into_iter().filter(|granted| granted.at <= now) {
+                if granted.probe {
+                    self.decline(now, granted);
+                } else {
+                    self.not_used(granted);
+                }
+            }
+            self.asked = 0;
         }
         self.gate = plan.gate.filter(|gate| gate.until > now);
         self.last = Last {
@@ -334,13 +414,12 @@ impl Fleet {
         let Some(grants) = plan.grants.iter().find(|grants| grants.to == self.me) else { return };
         self.flight = grants.flight;
         self.counts_tokens = grants.tokens > 0;
-        let most = grants.tokens as f64 * 8.0;
-        let granted = (grants.tokens as f64 * grants.offsets.len() as f64).max(0.0);
-        self.pool =
-            if self.counts_tokens { (self.pool.max(-most) + granted).min(most + granted) } else { 0.0 };
-        for offset in &grants.offsets {
+        self.asked = self.asked.saturating_sub(grants.offsets.len());
+        let sizes = grants.sizes.iter().copied().chain(std::iter::repeat(grants.tokens));
+        for (number, (offset, tokens)) in (1..).zip(grants.offsets.iter().zip(sizes)) {
             let at = plan.at.saturating_add(Duration::from_micros(*offset));
-            self.stock.push_back(Granted { at, until: plan.until, probe: grants.probe });
+            let probe = grants.probe && number == grants.offsets.len();
+            self.stock.push_back(Granted { at, until: plan.until, probe, tokens });
         }
     }
 
@@ -353,7 +432,11 @@ impl Fleet {
                 let epoch = self.epoch;
                 vec![self.ask(epoch, Duration::ZERO, None)]
             }
-            Part::Member => vec![self.say_want(Duration::ZERO)],
+            Part::Member => {
+                let rest = std::mem::take(&mut self.stock);
+                rest.into_iter().for_each(|granted| self.not_used(granted));
+                vec![self.say_want(Duration::ZERO)]
+            }
             Part::Idle | Part::Seeking | Part::Adrift => Vec::new(),
         }
     }

@@ -211,6 +211,21 @@ fn a_keeper_that_is_alone_again_has_the_whole_concurrency() {
 }
 
 #[test]
+fn what_is_under_way_counts_for_who_becomes_the_keeper() {
+    let settings = LimitSettings { concurrency: 1, ..limits() };
+    let mut fleet = Fleet::new(&settings, "a#1");
+    fleet.need(at(0.0), 2, 2, 0.0);
+    fleet.step(at(0.0));
+    fleet.away(at(0.0));
+    assert_eq!(fleet.wait(at(1.0), 1), Duration::ZERO);
+    let permit = fleet.take(at(1.0), 1);
+    fleet.kept(at(1.1), granted(1));
+    assert_eq!((fleet.part(), fleet.wait(at(1.2), 1)), (Part::Keeper, Duration::MAX));
+    fleet.done(at(1.3), permit, at(1.0), 1, None, Outcome::Accepted);
+    assert_eq!(fleet.wait(at(1.4), 1), Duration::ZERO);
+}
+
+#[test]
 fn who_leaves_frees_the_keepership() {
     let (mut keeper, _) = two();
     assert!(matches!(keeper.leave().as_slice(), [Act::Keep { lease: Duration::ZERO, .. }]));

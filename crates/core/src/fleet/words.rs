@@ -11,6 +11,12 @@ use crate::headers::Observed;
 const LATEST: Duration = Duration::from_secs(253_402_300_800);
 /// Most callers that one member says it has.
 const MOST_JOBS: u32 = 1_000_000;
+/// Most sizes that one message tells.
+pub(super) const MOST_TOLD: usize = 64;
+/// Most permits that one message gives back.
+pub(super) const MOST_UNUSED: usize = 256;
+/// No request has as many tokens.
+const MOST_TOKENS: u64 = 1_000_000_000;
 
 /// One message on a budget's channel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +49,13 @@ impl Word {
             Word::Want(want) => {
                 want.jobs <= MOST_JOBS
                     && want.admitted.abs() < LATEST.as_secs_f64()
+                    && want.tokens < MOST_TOKENS
+                    && want.stock <= MOST_JOBS
+                    && want.off.unsigned_abs() < MOST_TOKENS
+                    && want.sizes.len() <= MOST_TOLD
+                    && want.sizes.iter().all(|tokens| *tokens < MOST_TOKENS)
+                    && want.unused.len() <= MOST_UNUSED
+                    && want.unused.iter().all(|unused| instant(unused.at) && unused.tokens < MOST_TOKENS)
                     && want.observed.as_ref().is_none_or(|(sent, _)| instant(*sent))
             }
             Word::Met(met) => {
@@ -55,7 +68,11 @@ impl Word {
                 [plan.at, plan.until, plan.next].into_iter().all(instant)
                     && plan.gate.is_none_or(|gate| instant(gate.until))
                     && plan.opens.is_none_or(instant)
-                    && plan.grants.iter().all(|grants| grants.offsets.iter().all(offset))
+                    && plan.grants.iter().all(|grants| {
+                        grants.offsets.iter().all(offset)
+                            && grants.tokens < MOST_TOKENS
+                            && grants.sizes.iter().all(|tokens| *tokens < MOST_TOKENS)
+                    })
             }
         }
     }
@@ -72,8 +89,29 @@ pub struct Want {
     pub admitted: f64,
     /// Tokens that a request costs, as it turned out.
     pub tokens: u64,
+    /// Permits that it holds and has not used.
+    #[serde(default)]
+    pub stock: u32,
+    /// Tokens of those that wait, in the order of their turns, where tokens are counted.
+    #[serde(default)]
+    pub sizes: Vec<u64>,
+    /// Permits whose time came and that were not used.
+    #[serde(default)]
+    pub unused: Vec<Unused>,
+    /// Tokens that answers cost beyond what was estimated since this was said last.
+    #[serde(default)]
+    pub off: i64,
     /// The newest answer's headers, and when its request was sent.
     pub observed: Option<(Tick, Observed)>,
+}
+
+/// A permit that was not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unused {
+    /// The permit's instant.
+    pub at: Tick,
+    /// Tokens that came with it.
+    pub tokens: u64,
 }
 
 /// How one request was met.
@@ -126,6 +164,9 @@ pub struct Plan {
     pub gate: Option<Closed>,
     /// How often members say that they are there, in seconds.
     pub say_each: f64,
+    /// Whether there was less than members could use: then what is not used is given back.
+    #[serde(default)]
+    pub tight: bool,
 }
 
 /// One member's permits.
@@ -135,10 +176,13 @@ pub struct Grants {
     pub to: String,
     /// Tokens that come with each; 0 = they are not counted.
     pub tokens: u64,
-    /// It is a probe: used at once or not at all.
+    /// The last of them is a probe: used at once or not at all.
     pub probe: bool,
     /// Most requests in flight.
     pub flight: Option<u32>,
     /// When each may go, in microseconds after the plan's `at`.
     pub offsets: Vec<u64>,
+    /// Tokens that come with each of them; fewer than there are offsets: `tokens` come with the rest.
+    #[serde(default)]
+    pub sizes: Vec<u64>,
 }

@@ -532,15 +532,29 @@ impl World<'_> {
         let admitted = process.jobs.iter().sum::<usize>() as f64 / f64::from(jobs.max(1));
         let waiting = process.waiting.len() as u32;
         process.fleet.need(at, jobs, waiting, admitted);
+        let calls = &self.calls;
+        let states = &self.jobs;
+        process.fleet.sizes(process.waiting.iter().map(|job| calls[*job][states[*job].call].estimate));
         let mut next = Duration::MAX;
-        while let Some(job) = self.processes[index].waiting.first().copied() {
-            let estimate = self.call(job).estimate;
-            let process = &mut self.processes[index];
-            let wait = process.fleet.wait(at, estimate);
-            if !wait.is_zero() {
+        while let Some(first) = self.processes[index].waiting.first().copied() {
+            let (estimate, wait) = (self.call(first).estimate, &mut self.processes[index].fleet);
+            let wait = wait.wait(at, estimate);
+            let mut chosen = wait.is_zero().then_some(first);
+            if chosen.is_none() && self.server.tokens.is_some() {
+                // Where tokens alone hold up the first, one that fits may go.
+                let behind: Vec<usize> =
+                    self.processes[index].waiting.iter().copied().skip(1).take(8).collect();
+                chosen = behind.into_iter().find(|job| {
+                    let estimate = self.call(*job).estimate;
+                    self.processes[index].fleet.wait(at, estimate).is_zero()
+                });
+            }
+            let Some(job) = chosen else {
                 next = wait;
                 break;
-            }
+            };
+            let estimate = self.call(job).estimate;
+            let process = &mut self.processes[index];
             process.waiting.remove(&job);
             self.jobs[job].permit = process.fleet.take(at, estimate);
             self.send(job, now);

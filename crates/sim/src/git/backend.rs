@@ -42,7 +42,10 @@ fn broken(why: &str) -> Reply {
 }
 
 fn run_blocking(repos: &Repos, request: GitRequest) -> std::io::Result<Vec<u8>> {
-    let mut command = Command::new(repos.exec_path().join("git-http-backend"));
+    let Some(programs) = repos.exec_path() else {
+        return Err(std::io::Error::other("these repositories are in memory, without git"));
+    };
+    let mut command = Command::new(programs.join("git-http-backend"));
     command.env_clear();
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);

@@ -1,183 +1,32 @@
-//! The hosted repositories: bare ones in a temporary folder, made by `git fast-import` with fixed
-//! dates, so that the same commit ids arise every time.
+//! What the simulated GitHub hosts: repositories that git itself keeps, or the same in memory, where a
+//! simulation is to start no process.
 
 pub(crate) mod backend;
+mod hosted;
+mod memory;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use tempfile::TempDir;
+use hosted::Hosted;
+pub(crate) use memory::Memory;
+pub use memory::{GitFailure, Push, Snapshot};
 
 use crate::SimError;
-use crate::config::Repository;
-use crate::fixture;
+use crate::config::{GitForm, Repository};
 
 /// When the fixture's first commit was made: 2025-01-06T09:00:00Z.
 const FIRST_COMMIT: i64 = 1_736_154_000;
 
-/// All hosted repositories. The folder goes when this goes.
-pub(crate) struct Repos {
-    root: TempDir,
-    exec_path: PathBuf,
-}
+/// Whether a path is among a commit's files.
+type Belongs = fn(&str) -> bool;
 
-/// A git command that reads no configuration but the repository's and inherits nothing.
-pub(crate) fn command() -> Command {
-    let mut command = Command::new("git");
-    command.env_clear();
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
-    }
-    command
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("HOME", "/nonexistent")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
-    command
-}
-
-fn failed(what: &str, why: impl std::fmt::Display) -> SimError {
-    SimError::Git(format!("{what}: {why}"))
-}
-
-fn run(what: &str, command: &mut Command) -> Result<String, SimError> {
-    let output = command.output().map_err(|error| failed(what, error))?;
-    if !output.status.success() {
-        return Err(failed(what, String::from_utf8_lossy(&output.stderr).trim()));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
-}
-
-impl Repos {
-    /// Makes every repository. Blocks for some milliseconds each.
-    pub(crate) fn create(repositories: &[Repository]) -> Result<Self, SimError> {
-        let exec_path = PathBuf::from(run("git --exec-path", command().arg("--exec-path"))?);
-        let root = tempfile::Builder::new()
-            .prefix("steadfast-sim-")
-            .tempdir()
-            .map_err(|error| failed("temporary folder", error))?;
-        let repos = Repos { root, exec_path };
-        for repository in repositories {
-            repos.create_one(repository)?;
-        }
-        Ok(repos)
-    }
-
-    fn create_one(&self, repository: &Repository) -> Result<(), SimError> {
-        let path = self.path(&repository.owner, &repository.name);
-        let branch = format!("--initial-branch={}", repository.default_branch);
-        run("git init", command().args(["init", "--quiet", "--bare", "--template=", &branch]).arg(&path))?;
-        for (key, value) in [
-            ("http.receivepack", "true"),
-            ("uploadpack.allowFilter", "true"),
-            ("uploadpack.allowAnySHA1InWant", "true"),
-            ("gc.auto", "0"),
-            ("maintenance.auto", "false"),
-        ] {
-            run("git config", self.at(&path).args(["config", key, value]))?;
-        }
-        let mut import = self.at(&path);
-        import.args(["fast-import", "--quiet"]).stdin(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = import.spawn().map_err(|error| failed("git fast-import", error))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin
-                .write_all(&history(&repository.default_branch))
-                .map_err(|error| failed("git fast-import", error))?;
-        }
-        let output = child.wait_with_output().map_err(|error| failed("git fast-import", error))?;
-        if !output.status.success() {
-            return Err(failed("git fast-import", String::from_utf8_lossy(&output.stderr).trim()));
-        }
-        Ok(())
-    }
-
-    fn at(&self, path: &Path) -> Command {
-        let mut command = command();
-        command.arg("--git-dir").arg(path);
-        command
-    }
-
-    /// Where a repository is.
-    pub(crate) fn path(&self, owner: &str, name: &str) -> PathBuf {
-        self.root.path().join(owner).join(format!("{name}.git"))
-    }
-
-    pub(crate) fn root(&self) -> &Path {
-        self.root.path()
-    }
-
-    pub(crate) fn exec_path(&self) -> &Path {
-        &self.exec_path
-    }
-
-    /// All branches with their commits. Blocks.
-    pub(crate) fn branches(&self, owner: &str, name: &str) -> Result<Vec<(String, String)>, SimError> {
-        let mut command = self.at(&self.path(owner, name));
-        command.args(["for-each-ref", "--format=%(refname:strip=2) %(objectname)", "refs/heads/"]);
-        let listing = run("git for-each-ref", &mut command)?;
-        let pairs = listing.lines().filter_map(|line| line.rsplit_once(' '));
-        Ok(pairs.map(|(name, sha)| (name.to_owned(), sha.to_owned())).collect())
-    }
-
-    /// The commit id that `rev` names, if it names one. Blocks.
-    pub(crate) fn resolve(&self, owner: &str, name: &str, rev: &str) -> Option<String> {
-        let mut command = self.at(&self.path(owner, name));
-        command.args(["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{rev}^{{commit}}")]);
-        run("git rev-parse", &mut command).ok()
-    }
-
-    /// Commits that are in `head` and not in `base`. Blocks.
-    pub(crate) fn ahead(&self, owner: &str, name: &str, base: &str, head: &str) -> Result<u64, SimError> {
-        let mut command = self.at(&self.path(owner, name));
-        command.args(["rev-list", "--count", "--end-of-options", &format!("{base}..{head}")]);
-        let count = run("git rev-list", &mut command)?;
-        count.trim().parse().map_err(|error| failed("git rev-list", error))
-    }
-
-    /// A commit's tree, author, address, seconds, and message. Blocks.
-    pub(crate) fn commit(&self, owner: &str, name: &str, sha: &str) -> Result<Commit, SimError> {
-        let mut command = self.at(&self.path(owner, name));
-        command.args(["show", "--no-patch", "--format=%T%n%P%n%an%n%ae%n%at%n%B", "--end-of-options", sha]);
-        let text = run("git show", &mut command)?;
-        let mut lines = text.lines();
-        let mut next = || lines.next().unwrap_or_default().to_owned();
-        Ok(Commit {
-            tree: next(),
-            parents: next().split_whitespace().map(str::to_owned).collect(),
-            author: next(),
-            email: next(),
-            at: next().parse().unwrap_or(0),
-            message: lines.collect::<Vec<_>>().join("\n").trim_end().to_owned(),
-        })
-    }
-
-    /// Sets a branch, or removes it. Blocks.
-    pub(crate) fn set_branch(
-        &self,
-        owner: &str,
-        name: &str,
-        branch: &str,
-        sha: Option<&str>,
-    ) -> Result<(), SimError> {
-        let mut command = self.at(&self.path(owner, name));
-        let reference = format!("refs/heads/{branch}");
-        match sha {
-            Some(sha) => command.args(["update-ref", "--", &reference, sha]),
-            None => command.args(["update-ref", "-d", "--", &reference]),
-        };
-        run("git update-ref", &mut command).map(drop)
-    }
-
-    /// A file's content at a revision. Blocks.
-    pub(crate) fn file(&self, owner: &str, name: &str, rev: &str, path: &str) -> Result<String, SimError> {
-        let mut command = self.at(&self.path(owner, name));
-        command.args(["cat-file", "blob", &format!("{rev}:{path}")]);
-        run("git cat-file", &mut command)
-    }
-}
+/// The fixture's commits, and which files each brings.
+const GROUPS: [(&str, Belongs); 4] = [
+    ("Say what this is and how to work on it", |path| path.ends_with(".md")),
+    ("Add the functions", |path| path.starts_with("lib/")),
+    ("Add a runner for tests", |path| path == "test.sh"),
+    ("Add the tests", |path| path.starts_with("tests/")),
+];
 
 /// What a commit says of itself.
 pub(crate) struct Commit {
@@ -190,35 +39,109 @@ pub(crate) struct Commit {
     pub(crate) message: String,
 }
 
-/// The fixture's commits in fast-import's format: documents, functions, tests, and one that only
-/// makes the history deeper.
-fn history(branch: &str) -> Vec<u8> {
-    type Belongs = fn(&str) -> bool;
-    let groups: [(&str, Belongs); 4] = [
-        ("Say what this is and how to work on it", |path| path.ends_with(".md")),
-        ("Add the functions", |path| path.starts_with("lib/")),
-        ("Add a runner for tests", |path| path == "test.sh"),
-        ("Add the tests", |path| path.starts_with("tests/")),
-    ];
-    let mut out = Vec::new();
-    for (index, (message, belongs)) in groups.iter().enumerate() {
-        let at = FIRST_COMMIT + index as i64 * 86_400;
-        let who = format!("Ada Fixture <ada@example.invalid> {at} +0000");
-        out.extend_from_slice(
-            format!(
-                "commit refs/heads/{branch}\nauthor {who}\ncommitter {who}\ndata {}\n{message}\n",
-                message.len()
-            )
-            .as_bytes(),
-        );
-        for (path, content) in fixture::files().iter().filter(|(path, _)| belongs(path)) {
-            let head = format!("M 100644 inline {path}\ndata {}\n", content.len());
-            out.extend_from_slice(head.as_bytes());
-            out.extend_from_slice(content.as_bytes());
-            out.push(b'\n');
-        }
-        out.push(b'\n');
+/// All hosted repositories.
+pub(crate) enum Repos {
+    Hosted(Hosted),
+    Memory(Memory),
+}
+
+impl Repos {
+    /// Makes every repository. Git's own take some milliseconds each.
+    pub(crate) fn create(form: GitForm, repositories: &[Repository]) -> Result<Self, SimError> {
+        Ok(match form {
+            GitForm::Git => Repos::Hosted(Hosted::create(repositories)?),
+            GitForm::Memory => Repos::Memory(Memory::create(repositories)),
+        })
     }
-    out.extend_from_slice(b"done\n");
-    out
+
+    /// Whether to ask it means to start a process and wait for it.
+    pub(crate) fn blocks(&self) -> bool {
+        matches!(self, Repos::Hosted(_))
+    }
+
+    /// Those that are in memory.
+    pub(crate) fn memory(&self) -> Option<&Memory> {
+        match self {
+            Repos::Hosted(_) => None,
+            Repos::Memory(memory) => Some(memory),
+        }
+    }
+
+    /// Where a repository is. In memory it is nowhere.
+    pub(crate) fn path(&self, owner: &str, name: &str) -> PathBuf {
+        match self {
+            Repos::Hosted(hosted) => hosted.path(owner, name),
+            Repos::Memory(_) => Path::new(owner).join(format!("{name}.git")),
+        }
+    }
+
+    /// The folder of all of them. In memory there is none.
+    pub(crate) fn root(&self) -> &Path {
+        match self {
+            Repos::Hosted(hosted) => hosted.root(),
+            Repos::Memory(_) => Path::new(""),
+        }
+    }
+
+    /// Where git has its programs; in memory there is none that could answer.
+    pub(crate) fn exec_path(&self) -> Option<&Path> {
+        match self {
+            Repos::Hosted(hosted) => Some(hosted.exec_path()),
+            Repos::Memory(_) => None,
+        }
+    }
+
+    /// All branches with their commits.
+    pub(crate) fn branches(&self, owner: &str, name: &str) -> Result<Vec<(String, String)>, SimError> {
+        match self {
+            Repos::Hosted(hosted) => hosted.branches(owner, name),
+            Repos::Memory(memory) => memory.branches(owner, name),
+        }
+    }
+
+    /// The commit id that `rev` names, if it names one.
+    pub(crate) fn resolve(&self, owner: &str, name: &str, rev: &str) -> Option<String> {
+        match self {
+            Repos::Hosted(hosted) => hosted.resolve(owner, name, rev),
+            Repos::Memory(memory) => memory.resolve(owner, name, rev),
+        }
+    }
+
+    /// How many commits are in `head` and not in `base`.
+    pub(crate) fn ahead(&self, owner: &str, name: &str, base: &str, head: &str) -> Result<u64, SimError> {
+        match self {
+            Repos::Hosted(hosted) => hosted.ahead(owner, name, base, head),
+            Repos::Memory(memory) => memory.ahead(owner, name, base, head),
+        }
+    }
+
+    /// What a commit says of itself.
+    pub(crate) fn commit(&self, owner: &str, name: &str, sha: &str) -> Result<Commit, SimError> {
+        match self {
+            Repos::Hosted(hosted) => hosted.commit(owner, name, sha),
+            Repos::Memory(memory) => memory.commit(owner, name, sha),
+        }
+    }
+
+    /// Sets a branch, or removes it.
+    pub(crate) fn set_branch(
+        &self,
+        owner: &str,
+        name: &str,
+        branch: &str,
+        sha: Option<&str>,
+    ) -> Result<(), SimError> {
+        match self {
+            Repos::Hosted(hosted) => hosted.set_branch(owner, name, branch, sha),
+            Repos::Memory(memory) => memory.set_branch(owner, name, branch, sha),
+        }
+    }
+
+    /// A file's content at a revision.
+    pub(crate) fn file(&self, owner: &str, name: &str, rev: &str, path: &str) -> Result<String, SimError> {
+        match self {
+            Repos::Hosted(hosted) => hosted.file(owner, name, rev, path),
+            Repos::Memory(memory) => memory.file(owner, name, rev, path),
+        }
+    }
 }

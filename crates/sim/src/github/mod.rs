@@ -29,7 +29,8 @@ use asked::{Asked, broken, invalid, invalid_field, iso, not_found, refusal};
 use auth::{Caller, TokenInfo};
 use quota::Quota;
 pub(crate) use quota::primary_refusal;
-pub(crate) use remote::git;
+pub(crate) use refs::notice as notice_branches;
+pub(crate) use remote::{git, git_rights};
 
 const DOCS: &str = "https://docs.github.com/rest";
 /// Most characters of a comment or of a pull request's text.
@@ -166,6 +167,11 @@ impl GithubState {
 
     pub(crate) fn issued_tokens(&self) -> Vec<String> {
         self.issued.clone()
+    }
+
+    pub(crate) fn standing(&self, marker: &str) -> usize {
+        let comments = self.comments.values().filter(|comment| comment.body.contains(marker));
+        comments.count() + self.pulls.iter().filter(|pull| pull.body.contains(marker)).count()
     }
 
     /// Puts what stands now into the records.

@@ -12,10 +12,13 @@ use crate::reply::Reply;
 use crate::world::World;
 
 /// Takes note of a repository's branches, so that their lag begins now.
-pub(super) async fn notice(world: &World, repo: &RepoName) {
+pub(crate) async fn notice(world: &World, repo: &RepoName) {
     let (repos, owner, name) = (world.repos.clone(), repo.owner.clone(), repo.name.clone());
-    let found = tokio::task::spawn_blocking(move || repos.branches(&owner, &name)).await;
-    if let Ok(Ok(branches)) = found {
+    let found = match repos.blocks() {
+        true => tokio::task::spawn_blocking(move || repos.branches(&owner, &name)).await.ok(),
+        false => Some(repos.branches(&owner, &name)),
+    };
+    if let Some(Ok(branches)) = found {
         let now = world.since_start();
         let mut state = world.state();
         for (branch, _) in branches {

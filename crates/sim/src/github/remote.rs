@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
 
-use super::{GitCall, auth, quota, refs};
+use super::{GitCall, RepoName, auth, quota, refs};
 use crate::config::Level;
 use crate::git::backend::{self, GitRequest};
 use crate::reply::Reply;
@@ -19,6 +19,20 @@ pub(crate) async fn git(world: &World, parts: &Parts, call: GitCall, body: Bytes
 
 fn git_refusal(status: StatusCode, message: &str) -> Reply {
     Reply::bytes(status, "text/plain; charset=utf-8", format!("{message}\n")).because(message)
+}
+
+/// Whether the token's owner may fetch or push, in git's own words where not.
+pub(crate) fn git_rights(
+    world: &World,
+    repo: &RepoName,
+    token: &str,
+    level: Level,
+) -> Result<(), &'static str> {
+    let caller = auth::by_token(world, token).map_err(|_| "fatal: Authentication failed")?;
+    if !caller.sees(&repo.name) || !caller.has("contents", Level::Read) {
+        return Err("remote: Repository not found.");
+    }
+    if caller.has("contents", level) { Ok(()) } else { Err("remote: Permission denied to the app") }
 }
 
 async fn git_checked(world: &World, parts: &Parts, call: GitCall, body: Bytes) -> Result<Reply, Reply> {

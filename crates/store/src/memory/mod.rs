@@ -188,7 +188,9 @@ impl Store for MemoryStore {
             if there || Instant::now() >= end {
                 return Ok(());
             }
+            // In an order that is always the same, for simulations.
             tokio::select! {
+                biased;
                 () = &mut changed => {}
                 () = tokio::time::sleep_until(wake) => {}
             }

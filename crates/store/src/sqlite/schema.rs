@@ -16,10 +16,10 @@ const VERSION: i64 = 2;
 
 /// Sets the jobs of schema 1 aside, whose table had fewer columns.
 const LEAVE_1: &str = "
-DROP INDEX jobs_waiting;
-DROP INDEX jobs_running;
-DROP INDEX jobs_ended;
-DROP INDEX jobs_state;
+DROP INDEX IF EXISTS jobs_waiting;
+DROP INDEX IF EXISTS jobs_running;
+DROP INDEX IF EXISTS jobs_ended;
+DROP INDEX IF EXISTS jobs_state;
 ALTER TABLE jobs RENAME TO old_jobs;";
 
 /// Takes them over into the tables of today.

@@ -14,7 +14,7 @@ use super::turns::{self, Held, Place};
 use crate::caps::Caps;
 use crate::memory::misplaced;
 use crate::packing::missing_step;
-use crate::record::{Record, Taken, closing, lost, state_of, state_word, unreadable};
+use crate::record::{Line, Record, Taken, closing, lost, state_of, state_word, unreadable};
 use crate::{
     Admission, Cancellation, Claim, Inspection, Lease, Renewal, Replay, Result, Retried, RetryFrom, State,
     StoreError, Whom,
@@ -167,6 +167,10 @@ impl<'a> Tx<'a> {
         let place = stored.place.clone();
         match stored.read() {
             Ok((mut record, job)) => {
+                if matches!(place.line, Some(Line::Ready | Line::Urgent)) {
+                    // Its time had come, and has, though the clock was set back since.
+                    record.due = record.due.min(self.now);
+                }
                 let taken = record.claim(self.now, by.lease, &by.runner);
                 self.save(&place, &record)?;
                 match taken {

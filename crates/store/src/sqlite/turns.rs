@@ -8,7 +8,7 @@ use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
 
 use crate::Whom;
-use crate::record::Line;
+use crate::record::{LONGEST_LEASE, Line};
 
 /// Most jobs that take their places in one claim when their time has come: of more that come due at
 /// once the rest follow in the next claims, earliest first.
@@ -221,9 +221,11 @@ impl Held {
         let mut next = conn.prepare_cached(
             "SELECT min(at) FROM ( \
              SELECT min(due) AS at FROM jobs INDEXED BY jobs_due WHERE line = 'due' AND due > ? UNION ALL \
-             SELECT min(lease_end) FROM jobs INDEXED BY jobs_running WHERE state = 'running')",
+             SELECT min(lease_end) FROM jobs INDEXED BY jobs_running WHERE state = 'running' UNION ALL \
+             SELECT 0 FROM jobs INDEXED BY jobs_running WHERE state = 'running' AND lease_end > ?)",
         )?;
-        let at: Option<i64> = next.query_row([now.millis()], |row| row.get(0))?;
+        let late = now + LONGEST_LEASE;
+        let at: Option<i64> = next.query_row([now.millis(), late.millis()], |row| row.get(0))?;
         Ok(at.map(Timestamp::from_millis))
     }
 }
@@ -236,19 +238,23 @@ pub(super) fn first_urgent(conn: &Connection) -> rusqlite::Result<Option<u64>> {
     first.query_row([], |row| row.get(0)).optional()
 }
 
-/// Those whose leases are over, and their owners.
+/// Those whose leases are over, or were given while the clock was wrong; and their owners.
 pub(super) fn expired(
     conn: &Connection,
     now: Timestamp,
     most: usize,
 ) -> rusqlite::Result<Vec<(u64, String, String)>> {
-    let mut expired = conn.prepare_cached(
-        "SELECT seq, id, owner FROM jobs INDEXED BY jobs_running WHERE state = 'running' AND lease_end <= ? \
-         ORDER BY lease_end, id LIMIT ?",
-    )?;
-    let rows =
-        expired.query_map(params![now.millis(), most], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    rows.collect()
+    let mut found = Vec::new();
+    for (when, than) in [("<=", now), (">", now + LONGEST_LEASE)] {
+        let mut expired = conn.prepare_cached(&format!(
+            "SELECT seq, id, owner FROM jobs INDEXED BY jobs_running \
+             WHERE state = 'running' AND lease_end {when} ? ORDER BY lease_end, id LIMIT ?"
+        ))?;
+        let rows = expired
+            .query_map(params![than.millis(), most], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        found.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
+    }
+    Ok(found)
 }
 
 /// An owner was served: all others of this priority are before it now.

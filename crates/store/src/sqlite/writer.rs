@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Error, ffi};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::schema::failure;
@@ -132,6 +132,11 @@ fn commit(conn: &Connection, batch: &mut [Box<dyn Work>]) -> rusqlite::Result<()
     for work in batch {
         run("SAVEPOINT transition")?;
         if !work.run(conn) {
+            if conn.is_autocommit() {
+                // A full disk, say, may end the whole transaction: nothing is kept.
+                let error = ffi::Error::new(ffi::SQLITE_ABORT_ROLLBACK);
+                return Err(Error::SqliteFailure(error, Some("undone with another transition".into())));
+            }
             run("ROLLBACK TO transition")?;
         }
         run("RELEASE transition")?;

@@ -9,7 +9,8 @@ use redis::{
     Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisResult, TlsCertificates,
 };
 
-use super::super::failure::{OwnFault, own};
+use crate::redis_store::failure::{OwnFault, own};
+use crate::settings::parts;
 
 /// Most bytes of a file of certificates; a system's whole bundle is a quarter of it.
 const MOST_CA: u64 = 1 << 20;
@@ -99,14 +100,6 @@ impl Address {
         read.server = info(&format!("{scheme}://{user}localhost/{database}{query}"), &trusted)?;
         Ok(read)
     }
-}
-
-/// `user:password@`, hosts, path, query: each with its mark, or empty.
-fn parts(rest: &str) -> (&str, &str, &str, &str) {
-    let (rest, query) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
-    let (user, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
-    let (hosts, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    (user, hosts, path, query)
 }
 
 fn each(
@@ -228,7 +221,7 @@ mod tests {
                 std::fs::write(&path, content).unwrap();
             }
             let error = Address::read("rediss://h", &path).err().unwrap();
-            let shown = super::super::super::failure::failure("rediss://h", &error).to_string();
+            let shown = crate::redis_store::failure::failure("rediss://h", &error).to_string();
             assert!(shown.contains("queue.ca_file"), "{content:?}: {shown}");
         }
     }
