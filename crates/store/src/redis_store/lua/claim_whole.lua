@@ -212,6 +212,8 @@ if #claims == 0 or popped then
   if ARGV[11] ~= 'urgent' and not ALL_PAUSED and not is_done() then
     take_expired()
     if not is_done() then
+      -- What was claimed already counts.
+      do_gathered()
       promote()
       loosen()
       take_ready()
