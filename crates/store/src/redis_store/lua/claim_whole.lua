@@ -110,8 +110,9 @@ local function take_urgent()
   if is_done() then return end
   for _, id in ipairs(redis.call('ZRANGE', URGENT, 0, most - #claims - 1)) do
     if is_done() then return end
-    redis.call('ZREM', URGENT, id)
     take(id, 'queue')
+    do_gathered()
+    redis.call('ZREM', URGENT, id)
   end
 end
 
