@@ -15,7 +15,14 @@ mod sweep;
 mod verdict;
 
 /// Seeds that every run of the tests plays.
-const SEEDS: std::ops::Range<u64> = 0..60;
+const SEEDS: std::ops::Range<u64> = 0..200;
+
+/// Seeds that found a defect, and what it was.
+const FOUND: &[(u64, &str)] = &[
+    (43, "a permit that came after the lease was used"),
+    (88, "a retry after an outage of the store was sent, though another runner had the job"),
+    (236, "a permit that came after the lease was used"),
+];
 
 #[test]
 fn fixed_seeds_end_well() {
@@ -29,6 +36,14 @@ fn fixed_seeds_end_well() {
     let (from, to) = asked.split_once("..").unwrap_or((&asked, ""));
     let from: u64 = from.parse().unwrap();
     sweep::play_all(from..if to.is_empty() { from + 1 } else { to.parse().unwrap() });
+}
+
+#[test]
+fn seeds_that_found_a_defect_end_well() {
+    for (seed, defect) in FOUND {
+        let played = sweep::play_one(*seed);
+        assert!(played.wrong.is_none(), "seed {seed}, which found that {defect}: {:?}", played.wrong);
+    }
 }
 
 /// Without this a seed would be no reproduction.

@@ -18,7 +18,7 @@ use crate::support::in_process::field;
 use crate::support::{Queue, Town, Worker, eventually, job};
 
 /// How long the storm lasts where nobody says it.
-const SHORT: u64 = 8;
+const SHORT: u64 = 6;
 /// Processes at once.
 const WORKERS: usize = 3;
 /// What is done to the fleet is so far apart, at most.

@@ -366,9 +366,10 @@ impl Plan {
              job.max_attempts = {}\n",
             dice.pick(&[5, 1000])
         );
-        Plan {
+        let world = dice.character();
+        let mut plan = Plan {
             seed,
-            world: dice.character(),
+            world,
             installation,
             config,
             runners: dice.of(1..4) as usize,
@@ -379,6 +380,11 @@ impl Plan {
             panics: dice.of(0..4) as u32,
             happenings,
             quiet_at: dice.secs(905..1800),
+        };
+        // Drawn last, so that older seeds stay what they were.
+        if let Some(limit) = plan.world.requests_per_minute.filter(|_| dice.chance(0.5)) {
+            plan.config.push_str(&format!("llm.limits.requests_per_minute = {limit}\n"));
         }
+        plan
     }
 }

@@ -1,6 +1,7 @@
 //! Plays one seed: the fleet, what is done to it and when, and the wait until all is over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use steadfast_core::job::{Job, JobId};
@@ -271,9 +272,17 @@ pub fn tell(story: &Story) -> String {
     let records = story.fleet.world.records();
     let (faults, again) = (records.faults.len(), records.paid_twice());
     let (seed, incidents) = (story.fleet.world.config().seed, story.incidents);
-    let steps = story.fleet.trace.whole().lines().count();
+    let trace = story.fleet.trace.whole();
+    let (steps, digest) = (trace.lines().count(), digest(&trace));
     format!(
         "seed {seed}: {ends:?}, {runs} runs, {crashes} crashes, {incidents} incidents, {faults} faults, {again} \
-         asked again, {steps} lines"
+         asked again, {steps} lines, trace {digest:016x}"
     )
+}
+
+/// Two stories of one seed are told apart by it.
+fn digest(trace: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    trace.hash(&mut hasher);
+    hasher.finish()
 }

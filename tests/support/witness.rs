@@ -1,7 +1,7 @@
 //! Sees each step of a simulated story as it is taken, and says what must not be: the invariants of the
 //! job's life, kept in a second book beside the store's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -18,6 +18,22 @@ use tokio::time::Instant;
 
 use super::storm::locked;
 use super::trace::Trace;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Model calls beyond twice the limit that are no wonder.
+const SLACK: usize = 5;
+/// Claims of one job within a minute above which it goes round and round.
+const SPINNING: usize = 60;
+
+/// Adds now, forgets what is older than a minute, and counts the rest.
+fn in_the_last_minute(times: &mut VecDeque<Instant>) -> usize {
+    let now = Instant::now();
+    times.push_back(now);
+    while times.front().is_some_and(|at| now.duration_since(*at) >= MINUTE) {
+        times.pop_front();
+    }
+    times.len()
+}
 
 /// How a run leaves a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +92,10 @@ struct Book {
     /// Answered questions: which call of the record, and how disturbed the job was then.
     questions: BTreeMap<(JobId, String), Vec<(usize, u64)>>,
     in_flight: BTreeMap<String, u32>,
+    /// When model calls were sent, in the last minute.
+    sent: VecDeque<Instant>,
+    /// When each job was claimed, in the last minute.
+    claims: BTreeMap<JobId, VecDeque<Instant>>,
     /// The earliest time at which each may be claimed.
     dues: BTreeMap<JobId, Timestamp>,
     /// How each was left last, and by which token.
@@ -107,6 +127,8 @@ pub struct Limits {
     pub slots: usize,
     /// Most model calls that one process may have in flight; 0: no limit.
     pub flight: u32,
+    /// Model calls that the fleet may send in a minute; 0: not known.
+    pub requests: u32,
 }
 
 /// A model call in flight, until it is dropped.
@@ -264,6 +286,10 @@ impl Witness {
                 known.ready = None;
             } else {
                 self.accuse(Some(&lease.job), "claimed, though it was never taken in");
+            }
+            let claims = in_the_last_minute(self.book().claims.entry(lease.job.clone()).or_default());
+            if claims > SPINNING {
+                wrong = Some(format!("claimed {claims} times within a minute: it goes round and round"));
             }
             if let Some(wrong) = wrong {
                 self.accuse(Some(&lease.job), wrong);
@@ -536,6 +562,12 @@ impl Witness {
         let most = self.limits.flight;
         if most > 0 && count > most {
             self.accuse(None, format!("{process} has {count} model calls in flight, {most} are allowed"));
+        }
+        let (sent, most) = (in_the_last_minute(&mut self.book().sent), self.limits.requests as usize);
+        // A window's end and the next one's beginning may fall into one minute; and who died may have
+        // sent what nobody counts.
+        if most > 0 && sent > 2 * most + SLACK {
+            self.accuse(None, format!("{sent} model calls within a minute, {most} are known to be allowed"));
         }
         InFlight { witness: Arc::clone(self), process: process.to_owned() }
     }

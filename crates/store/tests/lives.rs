@@ -18,6 +18,7 @@ on_every_store![
     a_crashed_run_leaves_the_telling_to_the_next,
     the_cancel_of_a_begun_job_may_be_repeated,
     those_to_be_called_off_come_first,
+    one_to_be_called_off_takes_its_repositorys_room,
     an_ended_job_is_retried_from_its_journal,
     a_retry_from_the_start_drops_the_journal,
     a_retried_job_is_like_any_other,
@@ -171,6 +172,18 @@ async fn those_to_be_called_off_come_first(world: World) {
     // Neither priority nor the limit of its repository keeps it: it only tells.
     store.cancel(&id("x")).await.unwrap();
     assert_eq!(ids(&store.claim(9).await.unwrap()), ["x", "more"]);
+}
+
+async fn one_to_be_called_off_takes_its_repositorys_room(world: World) {
+    let store = world.with("a", |settings| settings.per_repo_concurrency = 1).await;
+    let lease = begun(&*store, "x").await;
+    store.requeue(&lease, HOUR, &failed("x")).await.unwrap();
+    submit_all(&*store, [job("y"), of("other", "other/r")]).await;
+    store.cancel(&id("x")).await.unwrap();
+    let claims = store.claim(9).await.unwrap();
+    assert_eq!(ids(&claims), ["x", "other"], "in the very claim that takes it");
+    store.settle(&claims[0].lease, &completed()).await.unwrap();
+    assert_eq!(ids(&store.claim(9).await.unwrap()), ["y"]);
 }
 
 async fn an_ended_job_is_retried_from_its_journal(world: World) {

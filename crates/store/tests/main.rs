@@ -11,6 +11,7 @@ mod lost_replies;
 mod model;
 mod model_rules;
 mod pauses;
+mod redis_older;
 mod redis_real;
 mod redis_specifics;
 mod sqlite_power;

@@ -116,20 +116,27 @@ async fn a_clock_that_was_years_ahead_holds_no_job_up() {
     let store = world.store("a").await;
     let lease = running(&*store, "held").await.lease;
     store.append(&lease, 0, &[b"s".to_vec()], None).await.unwrap();
-    submit_all(&*store, ["x", "asked", "y"].map(job)).await;
+    let asked = running(&*store, "asked").await.lease;
+    store.append(&asked, 0, &[b"s".to_vec()], None).await.unwrap();
+    store.release(&asked).await.unwrap();
     store.cancel(&id("asked")).await.unwrap();
+    submit_all(&*store, ["x", "y"].map(job)).await;
     // All that happened by the clock's wrong time.
     let conn = Connection::open(file(&world)).unwrap();
     for sql in [
         "UPDATE jobs SET lease_end = lease_end + ? WHERE state = 'running'",
+        "UPDATE jobs SET due = due + ? WHERE line = 'urgent'",
         "UPDATE jobs SET due = due + ? WHERE line = 'ready'",
         "UPDATE heads SET due = due + ?",
     ] {
-        assert_eq!(conn.execute(sql, [YEARS]).unwrap(), if sql.contains("ready") { 2 } else { 1 }, "{sql}");
+        assert_eq!(conn.execute(sql, [YEARS]).unwrap(), if sql.contains("'ready'") { 2 } else { 1 }, "{sql}");
     }
     soon("the end of a wait", store.wait(Duration::from_secs(3600))).await.unwrap();
-    let claims = store.claim(9).await.unwrap();
-    assert_eq!(ids(&claims), ["held", "x", "y"]);
+    let mut claims = soon("a claim", store.claim(9)).await.unwrap();
+    assert_eq!(ids(&claims), ["asked", "held", "x", "y"]);
+    let asked = claims.remove(0);
+    assert!(asked.cancel_requested);
+    store.settle(&asked.lease, &completed()).await.unwrap();
     assert_eq!(claims[0].counts.crashes, 1);
     assert!(store.claim(9).await.unwrap().is_empty());
     // A run that lives on is told so by its next call; and no lease is too long for its own renewal.

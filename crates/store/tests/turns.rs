@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
-use steadfast_store::{ClaimedFrom, Requeue, Settings, State};
+use steadfast_store::{Cancellation, ClaimedFrom, Requeue, Settings, State, Whom};
 
 use crate::on_every_store;
 use crate::world::*;
@@ -23,6 +23,7 @@ on_every_store![
     the_limit_of_a_repository_is_the_whole_fleets,
     one_claim_keeps_to_the_limit_of_a_repository,
     an_expired_lease_is_taken_over_whatever_the_limit,
+    expired_leases_come_first_even_behind_some_that_end,
     a_job_put_off_is_not_begun_before_its_time,
     a_job_is_put_off_for_a_year_at_most,
     one_claim_gives_no_job_twice,
@@ -165,16 +166,40 @@ async fn an_expired_lease_is_taken_over_whatever_the_limit(world: World) {
     assert_eq!(claim_singly(&*store).await, ["r-1"]);
 }
 
+async fn expired_leases_come_first_even_behind_some_that_end(world: World) {
+    let (dying, store) = (world.dying().await, world.store("a").await);
+    let names = ["a", "b", "c", "d"];
+    submit_all(&*store, names.map(|name| of(name, "o/r"))).await;
+    submit_all(&*store, [of("paused", "p/r")]).await;
+    assert_eq!(dying.claim(9).await.unwrap().len(), 5);
+    for name in &names[..3] {
+        assert_eq!(store.cancel(&id(name)).await.unwrap(), Cancellation::Asked);
+    }
+    store.pause(&Whom::owner("p")).await.unwrap();
+    submit_all(&*store, [of("new", "o/r")]).await;
+    // Of three nobody is to be told, one is its paused owner's: none of them is given, and none of the
+    // new ones before the last of the old.
+    assert_eq!(ids(&store.claim(1).await.unwrap()), ["d"]);
+    for name in &names[..3] {
+        assert_eq!(look(&*store, name).await.state, State::Ended, "{name}");
+    }
+    assert_eq!(ids(&store.claim(1).await.unwrap()), ["new"]);
+    assert!(store.claim(9).await.unwrap().is_empty());
+}
+
 async fn a_job_put_off_is_not_begun_before_its_time(world: World) {
     let store = world.store("a").await;
-    let soon = store.now().await.unwrap() + Duration::from_millis(80);
     let at = |name, at: Timestamp| wish(name, "o/r", json!({ "notBefore": at.to_string(), "priority": 9 }));
-    submit_all(&*store, [at("soon", soon), at("past", Timestamp::from_secs(1)), of("plain", "o/r")]).await;
+    let later = store.now().await.unwrap() + Duration::from_secs(3600);
+    submit_all(&*store, [at("later", later), at("past", Timestamp::from_secs(1)), of("plain", "o/r")]).await;
     submit_all(&*store, [wish("nonsense", "o/r", json!({ "notBefore": "tomorrow" }))]).await;
-    let found = look(&*store, "soon").await;
-    assert_eq!((found.state, found.at), (State::Queued, soon));
+    let found = look(&*store, "later").await;
+    assert_eq!((found.state, found.at), (State::Queued, later));
     assert!(look(&*store, "past").await.at > Timestamp::from_secs(1), "the past is now");
     assert_eq!(ids(&store.claim(9).await.unwrap()), ["past", "plain", "nonsense"]);
+    assert!(store.claim(9).await.unwrap().is_empty());
+    let soon = store.now().await.unwrap() + Duration::from_millis(80);
+    submit_all(&*store, [at("soon", soon)]).await;
     let claim = claim_soon(&*store).await;
     assert_eq!(claim.job.id, id("soon"));
     assert!(store.now().await.unwrap() >= soon);

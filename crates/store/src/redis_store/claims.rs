@@ -9,9 +9,12 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::inbox::millis;
-use crate::caps::{Caps, MOST_CLAIMED};
+use crate::caps::Caps;
 use crate::record::{lease_of, unreadable};
 use crate::{Claim, ClaimedFrom, Counts, Lease, Result, StoreError};
+
+/// Most jobs of one claim: twice as many would keep the server from others for nearly 5 ms.
+const MOST_A_SCRIPT: usize = 128;
 
 /// Most scripts of one claim, each of which does a bounded part of what is to be done first.
 const TRIES: usize = 16;
@@ -54,7 +57,7 @@ type Row = (String, u64, String, Vec<u8>, i64, u32, u32, u32, u32, u32, u32, boo
 impl Core {
     /// Claims up to `most` jobs.
     pub async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
-        let most = most.min(MOST_CLAIMED);
+        let most = most.min(MOST_A_SCRIPT);
         if most == 0 {
             return Ok(Vec::new());
         }
@@ -83,7 +86,7 @@ impl Core {
 
     /// Claims up to `most` of what is only to be called off.
     pub async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
-        let (most, mut claims) = (most.min(MOST_CLAIMED), Vec::new());
+        let (most, mut claims) = (most.min(MOST_A_SCRIPT), Vec::new());
         if most > 0 {
             let mut claiming = self.calling_off.lock().await;
             claims = claiming.left_over(most, self.lease);

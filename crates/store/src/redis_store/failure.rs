@@ -199,6 +199,11 @@ pub(super) fn is_no_right(error: &RedisError) -> bool {
     code(error) == "NOPERM" || in_script.iter().any(|words| error.to_string().contains(words))
 }
 
+/// A key holds another kind of value.
+pub(super) fn is_wrong_type(error: &RedisError) -> bool {
+    code(error) == "WRONGTYPE"
+}
+
 /// Trying again does not help: a person has to.
 pub(super) fn is_for_good(error: &RedisError) -> bool {
     matches!(failure("", error), StoreError::Unusable(_))

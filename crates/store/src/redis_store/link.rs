@@ -21,7 +21,7 @@ use self::address::Address;
 use self::place::Place;
 pub(super) use self::request::Call;
 use self::request::Request;
-use super::failure::{Elsewhere, elsewhere, failure, is_broken};
+use super::failure::{Elsewhere, elsewhere, failure, is_broken, is_wrong_type};
 use super::keys::Keys;
 use crate::settings::masked;
 use crate::{Result, Settings, StoreError};
@@ -278,12 +278,17 @@ impl Link {
         self.is_redis.store(true, Ordering::Relaxed);
     }
 
-    /// What an error means.
+    /// What an error means. A server that has served the queue does so again once a person has given
+    /// back the right or the password: until then it is away, and no job is to suffer for it.
     pub fn failure(&self, error: &RedisError) -> StoreError {
-        if error.kind() == ErrorKind::Parse && self.is_redis.load(Ordering::Relaxed) {
+        let served = self.is_redis.load(Ordering::Relaxed);
+        if error.kind() == ErrorKind::Parse && served {
             return StoreError::Unavailable(format!("{}: an answer was cut off: {error}", self.shown));
         }
-        failure(&self.shown, error)
+        match failure(&self.shown, error) {
+            StoreError::Unusable(why) if served && !is_wrong_type(error) => StoreError::Unavailable(why),
+            other => other,
+        }
     }
 }
 

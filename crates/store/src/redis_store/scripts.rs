@@ -26,6 +26,9 @@ const ADMISSION: &str = include_str!("lua/admission.lua");
 const RUNNING: &str = include_str!("lua/running.lua");
 const LOOK: &str = include_str!("lua/look.lua");
 
+/// Where a script has its seldom part.
+const WHOLE: &str = "--WHOLE--";
+
 impl Scripts {
     pub fn new() -> Self {
         // The flags (Redis 7) decide before anything is written: what takes memory is refused whole
@@ -34,14 +37,19 @@ impl Scripts {
             Script::new(&format!("#!lua{flags}\n{}{}", include_str!("lua/prelude.lua"), pieces.concat()))
         };
         let (frees, takes) = (" flags=allow-oom", "");
+        // What these two seldom do is in a function of its own, made when it is needed.
+        let whole = [LANES, JOBS, RUNNING, LOOK, include_str!("lua/claim_whole.lua")].concat();
+        let claim = include_str!("lua/claim.lua").replace(WHOLE, &whole);
+        let whole = [LANES, JOBS, include_str!("lua/leave_whole.lua")].concat();
+        let leave = include_str!("lua/leave.lua").replace(WHOLE, &whole);
         Scripts {
             submit: script(takes, &[LANES, ADMISSION, include_str!("lua/submit.lua")]),
             admit: script(takes, &[LANES, ADMISSION, include_str!("lua/admit.lua")]),
-            claim: script(takes, &[LANES, JOBS, RUNNING, LOOK, include_str!("lua/claim.lua")]),
+            claim: script(takes, &[&claim]),
             renew: script(frees, &[include_str!("lua/renew.lua")]),
             told: script(frees, &[include_str!("lua/told.lua")]),
             append: script(takes, &[include_str!("lua/append.lua")]),
-            leave: script(frees, &[LANES, JOBS, include_str!("lua/leave.lua")]),
+            leave: script(frees, &[&leave]),
             cancel: script(frees, &[LANES, JOBS, include_str!("lua/cancel.lua")]),
             retry: script(takes, &[LANES, ADMISSION, include_str!("lua/retry.lua")]),
             pause: script(frees, &[LANES, include_str!("lua/pause.lua")]),

@@ -167,7 +167,7 @@ impl<'a> Tx<'a> {
         let place = stored.place.clone();
         match stored.read() {
             Ok((mut record, job)) => {
-                if place.line == Some(Line::Ready) {
+                if matches!(place.line, Some(Line::Ready | Line::Urgent)) {
                     // Its time had come, and has, though the clock was set back since.
                     record.due = record.due.min(self.now);
                 }

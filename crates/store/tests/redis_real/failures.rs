@@ -89,7 +89,8 @@ async fn what_a_person_must_mend_says_so_and_everything_goes_on_after_it() {
         ("DENIED Redis is running in protected mode", "protected mode"),
     ] {
         while_it_answers(answer, |error| {
-            let right = matches!(error, StoreError::Unusable(why) if why.contains(word));
+            // It served before: it is away until it serves again, and no job suffers for it.
+            let right = matches!(error, StoreError::Unavailable(why) if why.contains(word));
             assert!(right, "{answer}: {error:?}");
         })
         .await;

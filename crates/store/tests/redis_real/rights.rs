@@ -98,7 +98,7 @@ async fn the_documented_user_has_what_the_queue_needs_and_no_more() {
         let lived = life(&settings, &mut operator).await;
         match missing {
             Some(missing) if !SPARED.contains(&rights[n]) => match lived {
-                Err(StoreError::Unusable(why)) => {
+                Err(StoreError::Unusable(why) | StoreError::Unavailable(why)) => {
                     assert!(
                         why.contains("lacks a right") && why.contains("docs/redis.md"),
                         "{missing}: {why}"
@@ -119,7 +119,7 @@ async fn the_documented_user_has_what_the_queue_needs_and_no_more() {
         let _: String = operator.run(&["FLUSHALL"]).await;
         let error = life(&settings, &mut operator).await.err();
         assert!(
-            matches!(&error, Some(StoreError::Unusable(why)) if why.contains("lacks a right")),
+            matches!(&error, Some(StoreError::Unusable(why) | StoreError::Unavailable(why)) if why.contains("lacks a right")),
             "{key}: {error:?}"
         );
     }

@@ -89,11 +89,14 @@ impl Call {
         Call { keys: keys.into_iter().collect(), args: Vec::new() }
     }
 
-    /// As it is sent.
+    /// As it is sent. One more key is named, that is never there: while a cluster moves the slot, the
+    /// server refuses what names keys that it lacks, so the whole script, before it did anything. By
+    /// the names that a script makes itself it would break off in the middle.
     pub(super) fn command(&self, script: &Script) -> Cmd {
+        let never = self.keys.first().map(|key| format!("{key}:never"));
         let mut command = cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(self.keys.len());
-        for key in &self.keys {
+        command.arg(script.get_hash()).arg(self.keys.len() + usize::from(never.is_some()));
+        for key in self.keys.iter().chain(&never) {
             command.arg(key);
         }
         for arg in &self.args {

@@ -4,10 +4,11 @@
 -- more, or 'done'; then the jobs.
 local lease_ms, most, runner, number = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[9]
 local process = Q .. 'claimed:' .. ARGV[8]
-local COUNTS = {'runs', 'attempts', 'crashes', 'waits', 'steps'}
 -- A claim carries no more bytes of jobs than this, or one job.
 local MOST_BYTES = 8000000
 local claims, told, bytes = {}, {number}, 0
+local flags = redis.call('HMGET', META, 'all', 'owners', 'cap', 'counted')
+local counts = ARGV[4] ~= '0' or flags[4] == '1'
 
 local function tell(row)
   claims[#claims + 1] = row
@@ -19,58 +20,16 @@ local function is_done()
   return #claims >= most or bytes >= MOST_BYTES
 end
 
--- The job, or nil and why it is none.
-local function read(id)
-  local key = P .. 'job:' .. id
-  local row = try('HMGET', key, 'state', 'token', 'seq', 'cancel', 'told', 'retries', 'admitted', 'due', 'place',
-    'startedAt', 'unique', 'closed', unpack(COUNTS))
-  if row.err then return nil, 'its status key holds another kind of value' end
-  local job = {key = key, state = row[1], token = tonumber(row[2]), seq = tonumber(row[3]), cancel = row[4],
-    told = row[5], retries = tonumber(row[6]) or 0, admitted = tonumber(row[7]), due = tonumber(row[8]) or NOW_US,
-    place = row[9], started = row[10], unique = row[11], closed = row[12], more = '1'}
-  local state = job.state
-  if state ~= 'queued' and state ~= 'parked' and state ~= 'running' and state ~= 'ended' then
-    return nil, 'its state is gone'
-  end
-  for i, name in ipairs(COUNTS) do job[name] = tonumber(row[i + 12]) end
-  for _, name in ipairs({'token', 'seq', unpack(COUNTS)}) do
-    if not job[name] then return nil, name .. ' is not a number' end
-  end
-  job.seq, job.admitted = int(job.seq), job.admitted or math.floor(job.seq / 1000)
-  job.place = job.place or find_place(id)
-  return job
-end
-
 local function data_of(id)
   local data = try('GET', Q .. 'data:' .. id)
   return type(data) == 'string' and data
-end
-
-local function set_aside(id, why)
-  local key = P .. 'job:' .. id
-  redis.pcall('XADD', Q .. 'dead', 'MAXLEN', '~', 1000, '*', 'reason', why, 'job', id)
-  for _, set in pairs({DUE, URGENT, LEASES, SETS.queued, SETS.parked, SETS.ended}) do redis.call('ZREM', set, id) end
-  local row = try('HMGET', key, 'seq', 'place', 'unique', 'token', unpack(COUNTS))
-  if row.err then return end
-  for i, name in ipairs({'token', unpack(COUNTS)}) do
-    if not tonumber(row[i + 3] or '') then redis.call('HSET', key, name, 0) end
-  end
-  local seq = int(tonumber(row[1] or '') or NOW_US)
-  -- Wherever it was, it is to be out of there.
-  local job = {key = key, state = 'running', seq = seq, place = row[2], unique = row[3], cancel = '1', more = '1'}
-  finish(id, job, 'failed', ARGV[10], {'seq', seq, 'endReason', 'journal'})
-end
-
-local function row_of(id, token, from, data, job)
-  return {id, token, from, data, job.admitted, job.runs, job.attempts, job.crashes, job.waits, job.steps, job.retries,
-    job.cancel and 1 or 0}
 end
 
 local function lease(id, state, place)
   -- First of all: what runs is in there, or would be lost.
   later('ZADD', LEASES, NOW + lease_ms, id)
   if SETS[state] then later('ZREM', SETS[state], id) end
-  later('SADD', Q .. 'running:' .. repo_of(place), id)
+  if counts then later('SADD', Q .. 'running:' .. string.sub(place, 4), id) end
 end
 
 -- Claims a job that was never claimed and whose place says all of it; whether it is one.
@@ -88,181 +47,89 @@ local function take_new(id, seq, place)
   return true
 end
 
--- Claims any job, one of a lane as it was due there; whether it runs now.
-local function take(id, from, due)
-  local job, why = read(id)
-  if not job then return set_aside(id, why) end
-  if from == 'expired' and job.state ~= 'running' then
-    redis.call('ZREM', LEASES, id)
-    return
-  end
-  -- An older build ended it, and does not know of lanes.
-  if from == 'queue' and job.state ~= 'queued' and job.state ~= 'parked' then return end
-  if due and tonumber(due) ~= job.due then
-    -- It waits for another time, and is to be found where it does.
-    if redis.call('ZSCORE', URGENT, id) then return end
-    redis.call('ZADD', DUE, int(job.due), id)
-    return
-  end
-  local data = data_of(id)
-  if not data then return set_aside(id, 'the job itself is gone') end
-  local fields = {'closed', from}
-  if from == 'expired' then
-    job.crashes = job.crashes + 1
-    fields = {'closed', from, 'crashes', job.crashes}
-    if is_paused(lane_of(job.place)) then
-      return wait_again(id, job, 'queued', math.min(job.due, NOW_US), nil, fields)
-    end
-  end
-  if job.cancel and job.steps == 0 then return call_off(id, job, fields) end
-  if job.cancel and not job.told then
-    fields[#fields + 1], fields[#fields + 2] = 'told', 1
-  end
-  if not job.started then
-    fields[#fields + 1], fields[#fields + 2] = 'startedAt', now_iso()
-  end
-  -- The clock in it keeps a token new even if the server lost its last writes in a crash.
-  local token = math.max(job.token + 1, NOW_US)
-  job.runs = job.runs + 1
-  redis.call('HSET', job.key, 'state', 'running', 'status', 'in_progress', 'token', int(token), 'runs', job.runs,
-    'runner', runner, 'more', 1, unpack(fields))
-  redis.call('HDEL', job.key, 'waitingFor', 'waitingUntil')
-  lease(id, job.state, job.place)
-  tell(row_of(id, token, from, data, job))
-  return true
+-- Not declared above, so as not to be made anew for each claim: making functions takes longer than most
+-- claims do.
+local function claim_whole(before, last, popped)
+--WHOLE--
 end
 
--- The claim before this one, if nobody heard of it: a number that comes twice. All of it, or nobody would
--- hear of the rest.
-local function tell_again(before)
-  local lines = string.gmatch(before, '[^\n]+')
-  lines()
-  for line in lines do
-    local id, token = string.match(line, '^(%S+) (%S+)')
-    local job = read(id)
-    if job and job.state == 'running' and int(job.token) == token then
-      local data = data_of(id)
-      if data then
-        redis.call('ZADD', LEASES, NOW + lease_ms, id)
-        tell(row_of(id, job.token, job.closed, data, job))
-      end
-    end
-  end
+-- Whether there is nothing but new jobs that wait for their turn.
+local function is_plain()
+  if counts or flags[1] == '1' or (tonumber(flags[2]) or 0) > 0 or flags[3] or ARGV[11] == 'urgent' then return false end
+  if redis.call('ZRANGE', URGENT, 0, 0)[1] then return false end
+  if redis.call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, 1)[1] then return false end
+  return not redis.call('ZRANGEBYSCORE', DUE, '-inf', NOW_US, 'LIMIT', 0, 1)[1]
 end
 
-local function take_urgent()
-  for _, id in ipairs(redis.call('ZRANGE', URGENT, 0, most - #claims - 1)) do
-    if is_done() then return end
-    redis.call('ZREM', URGENT, id)
-    take(id, 'queue')
-  end
-end
-
-local function take_expired()
-  local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, most - #claims)
-  for _, id in ipairs(expired) do
-    if is_done() then return end
-    take(id, 'expired')
-  end
-  more = more or #expired > 0
-end
-
-local function take_popped(id, seq, lane, repo, due)
-  return take_new(id, seq, string.sub(lane, 1, 3) .. repo) or take(id, 'queue', due)
-end
-
--- Why claiming ended early.
-local failed
-
--- Claims up to `want` jobs of a lane; how many.
-local function take_from(lane, want)
-  local taken = 0
-  while taken < want and budget > 0 and not is_done() do
-    -- One by one where another of the same repository may have to go first.
-    local page = redis.call('ZPOPMIN', READY .. lane, HELD_CAP and 1 or math.min(want - taken, 64))
-    if #page == 0 then break end
-    for i = 1, #page, 2 do
-      local seq, repo, id = string.match(page[i], '^(%d+)|([^|]*)|(.*)$')
-      if is_full(repo) then
-        hold(lane, repo, page[i], page[i + 1])
-      elseif is_done() then
-        redis.call('ZADD', READY .. lane, page[i + 1], page[i])
-      else
-        local done, ours = pcall(take_popped, id, seq, lane, repo, page[i + 1])
-        if not done then
-          -- A cluster that moves the queue, say: what was not claimed goes back.
-          for j = i, #page, 2 do redis.call('ZADD', READY .. lane, page[j + 1], page[j]) end
-          failed = ours
-          return taken
-        end
-        if ours then
-          taken = taken + 1
-          if CAP ~= 0 then running[repo] = running[repo] + 1 end
-        else
-          budget = budget - 1
-        end
-        if HELD_CAP and not is_full(repo) then reopen(repo) end
-      end
-    end
-  end
-  return taken
-end
-
-local function take_ready()
-  while not is_done() and not failed and budget > 0 do
-    local lanes, rest = first_lanes(math.min(most, 64))
-    if #lanes == 0 then return end
-    local turn, turns = redis.call('HINCRBY', META, 'turn', most) - most, {}
-    local seen = {}
-    repeat
-      local again = {}
-      for _, lane in ipairs(lanes) do
-        if is_done() or failed or budget <= 0 then break end
-        if is_paused(lane) then
-          budget = budget - 1
-          close_lane(lane, true)
-        else
-          seen[lane] = true
-          local want = (#lanes == 1 and not rest) and most - #claims or 1
-          local taken = take_from(lane, want)
-          if taken > 0 then
-            turn = turn + 1
-            turns[lane] = turn
+-- Claims new jobs in turn; false if another kind of job came up, which was put back.
+local function claim_new()
+  local ready = Q .. 'ready:'
+  while not is_done() do
+    local lanes = redis.call('ZRANGE', TURNS, 0, most < 64 and most or 64)
+    if not lanes[1] then return true end
+    local level, count = string.sub(lanes[1], 1, 2), 1
+    while lanes[count + 1] and string.sub(lanes[count + 1], 1, 2) == level do count = count + 1 end
+    -- Only those that were read take turns here; with more than these, each once.
+    local rest = count > most or count > 64
+    if rest then count = count - 1 end
+    local first = level * 2 ^ 47 + redis.call('HINCRBY', META, 'turn', most) - most
+    local order, served, plain = {'ZADD', TURNS, 'XX'}, {}, true
+    local at, left = 1, count
+    while left > 0 and plain and not is_done() do
+      local lane = lanes[at]
+      if lane then
+        local want = (left == 1 and not rest) and math.min(most - #claims, 64) or 1
+        local page = redis.call('ZPOPMIN', ready .. lane, want)
+        for i = 1, #page, 2 do
+          local seq, repo, id = string.match(page[i], '^(%d+)|([^|]*)|(.*)$')
+          local fits, done, ours = plain and not is_done(), true, false
+          if fits then done, ours = pcall(take_new, id, seq, level .. '|' .. repo) end
+          if done and ours then
+            first = first + 1
+            served[lane] = first
+          else
+            -- One that is not new, or that cannot be claimed now: the whole way will tell.
+            if fits then plain = false end
+            redis.call('ZADD', ready .. lane, page[i + 1], page[i])
           end
-          if taken == want then again[#again + 1] = lane else budget = budget - 1 end
+        end
+        if not served[lane] then served[lane] = false end
+        if #page < 2 * want then
+          lanes[at] = false
+          left = left - 1
         end
       end
-      lanes = again
-    until #lanes == 0 or rest or is_done() or failed or budget <= 0
-    for lane in pairs(seen) do
-      if turns[lane] then redis.call('ZADD', TURNS, 'XX', turn_of(lane, turns[lane]), lane) end
-      check_lane(lane)
+      at = at + 1
+      if at > count then
+        if rest then break end
+        at = 1
+      end
     end
+    for lane, turn in pairs(served) do
+      if redis.call('EXISTS', ready .. lane) == 0 then
+        redis.call('ZREM', TURNS, lane)
+      elseif turn then
+        order[#order + 1] = turn
+        order[#order + 1] = lane
+      end
+    end
+    if #order > 3 then redis.call(unpack(order)) end
+    if not plain then return false end
   end
-  more = more or budget <= 0
+  return true
 end
 
 local before = redis.call('GET', process)
 local last = before and tonumber(string.match(before, '^%d+'))
 -- A call that comes after its successor must not claim for nobody.
 if last and last > tonumber(number) then return {'done', {}} end
-if last == tonumber(number) then tell_again(before) end
-if #claims == 0 then
-  if ARGV[11] == 'inbox' and redis.call('XLEN', STREAM) > 0 then return {'inbox', {}} end
-  take_urgent()
-  if ARGV[11] ~= 'urgent' and not ALL_PAUSED and not is_done() then
-    take_expired()
-    -- One that was put back there may have to be told of.
-    do_gathered()
-    if redis.call('EXISTS', URGENT) == 1 then take_urgent() end
-    if not is_done() then
-      promote()
-      loosen()
-      take_ready()
-    end
-  end
+if last ~= tonumber(number) and ARGV[11] == 'inbox' and redis.call('XLEN', STREAM) > 0 then return {'inbox', {}} end
+local more = false
+if last == tonumber(number) or not is_plain() then
+  more = claim_whole(before, last, false)
+elseif not claim_new() then
+  more = claim_whole(before, last, true)
 end
-after_leaving()
-if failed and #claims == 0 then error(failed) end
+do_gathered()
 if #claims > 0 then redis.call('SET', process, table.concat(told, '\n'), 'PX', int(lease_ms + 1000)) end
 return {more and 'more' or 'done', claims}

@@ -6,7 +6,7 @@ local left = {}
 local function take_out(id, job)
   if job.state == 'running' then
     later('ZREM', LEASES, id)
-    if job.place then
+    if job.place and is_counted() then
       local repo = repo_of(job.place)
       later('SREM', Q .. 'running:' .. repo, id)
       left[repo] = true

@@ -8,6 +8,13 @@ local ASIDE, READY = Q .. 'aside', Q .. 'ready:'
 -- Turns of one priority are all before those of the next.
 local LEVEL = 2 ^ 47
 
+-- Whether the runs of each repository are counted: from the first look of a process with a limit on.
+local counted
+local function is_counted()
+  if counted == nil then counted = redis.call('HGET', META, 'counted') == '1' end
+  return counted
+end
+
 local function repo_of(place) return string.sub(place, 4) end
 local function lane_of(place) return string.match(place, '^[^/]*') end
 

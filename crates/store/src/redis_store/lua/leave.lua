@@ -3,47 +3,43 @@
 -- settle: status, result, further fields; park: until in ms, why; release: none;
 -- requeue: after in ms, what counts it, error.
 local answers, at = {}, 4
+local counted_at_all = redis.call('HGET', META, 'counted')
 
-local function closed(kind, id, token, closing, first, count)
+-- Not declared above, so as not to be made anew for each call.
+local function whole()
+--WHOLE--
+end
+local closed, after_leaving
+
+-- The commonest end: settled, with no keys but the first two, not to be called off, and nobody counts.
+-- Whether that is what it is.
+local function settle_plain(id, token, closing, first, count)
   local key = P .. 'job:' .. id
-  local row = try('HMGET', key, 'state', 'token', 'seq', 'place', 'cancel', 'more')
-  if row.err or row[2] ~= token then return 'lost' end
-  if row[1] ~= 'running' then return redis.call('HGET', key, 'closed') == closing and 'done' or 'lost' end
-  local job = {key = key, state = 'running', seq = row[3], place = row[4], cancel = row[5], more = row[6]}
-  local fields = {'closed', closing}
-  if kind == 'settle' then
-    if job.more then job.unique = redis.call('HGET', key, 'unique') end
-    for i = first + 2, first + count - 1 do fields[#fields + 1] = ARGV[i] end
-    finish(id, job, ARGV[first], ARGV[first + 1], fields)
-    return 'done'
-  end
-  local further = redis.call('HMGET', key, 'told', 'steps', 'unique', 'due', 'waits', 'attempts', 'crashes')
-  job.told, job.steps, job.unique = further[1], tonumber(further[2]) or 0, further[3]
-  if kind == 'park' then
-    fields[3], fields[4] = 'waits', (tonumber(further[5]) or 0) + 1
-    wait_again(id, job, 'parked', tonumber(ARGV[first]) * 1000, ARGV[first + 1], fields)
-  elseif kind == 'release' then
-    wait_again(id, job, 'queued', math.min(tonumber(further[4]) or NOW_US, NOW_US), nil, fields)
-  else
-    local due, counter, failure = NOW + ARGV[first], ARGV[first + 1], ARGV[first + 2]
-    local counts = {attempts = tonumber(further[6]) or 0, crashes = tonumber(further[7]) or 0}
-    counts[counter] = counts[counter] + 1
-    fields = {'closed', closing, counter, counts[counter], 'lastError', failure}
-    redis.call('HSET', P .. 'job:retry:' .. id, 'count', counts.attempts, 'lastError', failure, 'retryAfter', iso(due))
-    job.more = '1'
-    wait_again(id, job, 'queued', due * 1000, failure, fields)
-  end
-  return 'done'
+  local row = redis.pcall('HMGET', key, 'state', 'token', 'seq', 'more', 'cancel')
+  if row.err or row[1] ~= 'running' or row[2] ~= token or row[4] or row[5] then return false end
+  redis.call('HSET', key, 'state', 'ended', 'closed', closing, 'status', ARGV[first], 'completedAt', now_iso(),
+    'result', unpack(ARGV, first + 1, first + count - 1))
+  redis.call('PEXPIRE', key, KEEP_MS + 86400000)
+  redis.call('PEXPIRE', Q .. 'data:' .. id, KEEP_MS + 86400000)
+  later('ZREM', LEASES, id)
+  later('ZADD', ENDED, NOW, id)
+  later('ZADD', SETS.ended, row[3], id)
+  return true
 end
 
 local failed
 while at <= #ARGV and not failed do
-  local count = tonumber(ARGV[at + 4])
-  local done, answer = pcall(closed, ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], at + 5, count)
-  if done then answers[#answers + 1] = answer else failed = answer end
+  local kind, id, token, closing, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 4])
+  if kind == 'settle' and not counted_at_all and settle_plain(id, token, closing, at + 5, count) then
+    answers[#answers + 1] = 'done'
+  else
+    if not closed then closed, after_leaving = whole() end
+    local done, answer = pcall(closed, kind, id, token, closing, at + 5, count)
+    if done then answers[#answers + 1] = answer else failed = answer end
+  end
   at = at + 5 + count
 end
 -- Those before one that failed have ended all the same.
-after_leaving()
+if after_leaving then after_leaving() else do_gathered() end
 if failed then error(failed) end
 return answers

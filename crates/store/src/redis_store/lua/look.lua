@@ -1,6 +1,9 @@
 -- Looking for what may be claimed. Argument 4: how many of a repository may run at once, 0 for any number.
 local CAP = tonumber(ARGV[4])
-local meta = redis.call('HMGET', META, 'all', 'owners', 'cap')
+local meta = redis.call('HMGET', META, 'all', 'owners', 'cap', 'counted')
+counted = meta[4] == '1'
+if CAP > 0 and not counted then begin_to_count() end
+
 local ALL_PAUSED, OWNERS_PAUSED, HELD_CAP = meta[1] == '1', (tonumber(meta[2]) or 0) > 0, tonumber(meta[3])
 -- How much one script does beside claiming: the rest is done by the next.
 local budget = 256
