@@ -172,13 +172,11 @@ impl Breakers {
 
     fn entry(&mut self, operation: &'static str) -> &mut Operation {
         let settings = &self.settings;
-        self.each
-            .entry(self.name(operation))
-            .or_insert_with(|| Operation {
-                breaker: Breaker::new(settings.clone()),
-                row: Row::default(),
-                last: None,
-            })
+        self.each.entry(self.name(operation)).or_insert_with(|| Operation {
+            breaker: Breaker::new(settings.clone()),
+            row: Row::default(),
+            last: None,
+        })
     }
 }
 

@@ -331,6 +331,11 @@ impl Budget {
         summary
     }
 
+    /// Whether windows and limits that were noted can be meant.
+    pub fn is_plausible(&self) -> bool {
+        self.requests.is_plausible() && self.tokens.is_plausible()
+    }
+
     /// How requests are counted by the server, and where that comes from.
     pub fn request_kind(&self) -> (Kind, Source) {
         (self.requests.kind, self.requests.kind_source)

@@ -238,7 +238,8 @@ impl Keeper {
                 self.planned_until = self.planned_until.min(now);
             }
         }
-        let cut = matches!(outcome, Some(Outcome::Rejected(_))) && self.budget.rate() != before.1;
+        let cut = matches!(outcome, Some(Outcome::Rejected(_)))
+            && (self.budget.rate() != before.1 || self.tokens_bind());
         if cut || self.budget.is_shut() != before.0 {
             // What was dealt at another rate would be refused like this one.
             self.replan(now);
@@ -270,7 +271,9 @@ impl Keeper {
             return BLIND_PLAN * self.blind.clamp(1, LONGEST_BLIND);
         };
         let pace = self.token_pace().map_or(rate, |pace| pace.min(rate)).min(self.demand());
-        Duration::try_from_secs_f64(A_PLAN / pace.max(0.01))
+        // Each member reads all of a plan: the more there are, the fewer plans.
+        let permits = A_PLAN.max(self.peers.len() as f64 * 2.0);
+        Duration::try_from_secs_f64(permits / pace.max(0.01))
             .unwrap_or(LONGEST_PLAN)
             .clamp(SHORTEST_PLAN, LONGEST_PLAN)
     }
@@ -368,9 +371,6 @@ impl Keeper {
         let opens = self.budget.window_ends();
         if self.budget.request_kind().0 == Kind::Fixed {
             until = opens.filter(|ends| *ends > at).unwrap_or(until.max(now + self.budget.window() / 2));
-        }
-        if std::env::var("PDBG").is_ok() {
-            eprintln!("DBG {:.3} plan count={count} len={length:?} shut={} ahead_shut={} undecided={undecided:?} next={:.3} until={:.3} planned={:.3} left={:?} pend={} rate={:?} kind={:?}", now.as_secs_f64(), self.budget.is_shut(), ahead.is_shut(), self.next_plan.as_secs_f64(), until.as_secs_f64(), self.planned_until.as_secs_f64(), rows.iter().map(|r| (r.left, r.offsets.len(), r.jobs)).collect::<Vec<_>>(), self.pending.len(), self.budget.rate(), self.budget.request_kind());
         }
         self.said(me, now, rows, until, tight, opens)
     }

@@ -542,7 +542,8 @@ impl World<'_> {
             let mut chosen = wait.is_zero().then_some(first);
             if chosen.is_none() && self.server.tokens.is_some() {
                 // Where tokens alone hold up the first, one that fits may go.
-                let behind: Vec<usize> = self.processes[index].waiting.iter().copied().skip(1).take(8).collect();
+                let behind: Vec<usize> =
+                    self.processes[index].waiting.iter().copied().skip(1).take(8).collect();
                 chosen = behind.into_iter().find(|job| {
                     let estimate = self.call(*job).estimate;
                     self.processes[index].fleet.wait(at, estimate).is_zero()
