@@ -281,6 +281,12 @@ impl Budget {
         }
     }
 
+    /// Bounds requests in flight no longer: somebody else does.
+    pub(crate) fn forget_places(&mut self) {
+        self.concurrency = None;
+        self.in_flight = 0;
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> u32 {
         self.in_flight
