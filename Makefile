@@ -40,6 +40,11 @@ bench-limits: ## jobs at rate limits, in simulated time, with plots; ARGS='--qui
 	@mkdir -p docs/plots
 	@cargo run --quiet --release -p steadfast-bench -- --plots docs/plots $(ARGS)
 
+.PHONY: bench-permits
+bench-permits: ## round trips to the ledger a permit, 4 and 16 processes, arithmetic alone; ARGS='--only NAME'
+	@for processes in 4 16; do cargo run --quiet --release -p steadfast-core --example limits -- \
+	--ours --seeds 5 --processes $$processes $(or $(ARGS),--only known-bucket); done
+
 .PHONY: build
 build: ## the release binary, target/release/steadfast
 	cargo build --release --bin steadfast
