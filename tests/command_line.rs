@@ -91,6 +91,47 @@ fn a_job_is_submitted_listed_shown_and_called_off() {
 }
 
 #[test]
+fn the_queue_is_paused_and_ended_jobs_are_retried() {
+    let place = Place::new();
+    let submit = |id: &str, more: &[&str]| {
+        let job = ["submit", "--repo", "acme/shop", "--issue", "42", "--title", "t", "--id", id];
+        place.run(&[&job[..], more].concat()).out
+    };
+    assert_eq!(submit("j1", &["--priority", "-3", "--delay", "1h", "--unique"]), "j1 queued\n");
+    assert_eq!(submit("j2", &["--unique"]), "j2 joined to j1\n");
+    assert_eq!(
+        submit("j3", &["--unique", "--json"]),
+        "{\"id\":\"j3\",\"admission\":\"joined\",\"joinedTo\":\"j1\"}\n"
+    );
+    let told = place.run(&["jobs", "show", "j1", "--json"]);
+    let job: serde_json::Value = serde_json::from_str(&told.out).expect("one JSON object");
+    assert_eq!((&job["status"]["priority"], &job["job"]["unique"]), (&"-3".into(), &true.into()), "{job}");
+    assert!(job["at"].as_str() > job["admittedAt"].as_str(), "an hour later: {job}");
+    assert!(place.run(&["jobs", "show", "j2"]).out.contains("joinedTo         j1\n"));
+
+    assert_eq!(place.run(&["jobs", "pause"]).out, "paused: all jobs\n");
+    assert_eq!(place.run(&["jobs", "pause", "--owner", "Acme"]).out, "paused: all jobs, acme\n");
+    assert!(place.run(&["jobs", "list"]).out.ends_with("2 ended; paused: all jobs, acme\n"));
+    assert_eq!(place.run(&["jobs", "resume", "--json"]).out, "{\"all\":false,\"owners\":[\"acme\"]}\n");
+    assert_eq!(place.run(&["jobs", "resume", "--owner", "ACME"]).out, "nothing is paused\n");
+
+    let told = place.run(&["jobs", "retry", "j1", "j2", "nobody"]);
+    assert_eq!(told.code, Some(1));
+    let lines = ["j1 has not ended", "j2 not queued: job j1 is at the same issue", "nobody no such job"];
+    assert_eq!(told.out.lines().collect::<Vec<_>>(), lines);
+    place.run(&["jobs", "cancel", "j1"]);
+    assert_eq!(place.run(&["jobs", "retry", "j2"]).out, "j2 queued\n");
+    assert_eq!(
+        place.run(&["jobs", "retry", "--from-start", "--json", "j1"]).out,
+        "{\"id\":\"j1\",\"retry\":\"joined\"}\n"
+    );
+    for wrong in ["10", "-10", "high"] {
+        let args = ["submit", "--repo", "a/b", "--title", "t", "--priority", wrong];
+        assert_eq!(place.run(&args).code, Some(2), "{wrong}");
+    }
+}
+
+#[test]
 fn many_jobs_come_by_standard_input_or_none_of_them() {
     let place = Place::new();
     let good = format!("{}\n{}\n", entry("a"), entry("b"));

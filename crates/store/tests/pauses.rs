@@ -17,6 +17,7 @@ on_every_store![
     an_expired_lease_waits_while_all_is_paused,
     what_is_called_off_is_told_even_while_paused,
     a_paused_owner_waits_in_its_place,
+    without_room_for_work_only_what_is_called_off_is_claimed,
 ];
 
 async fn while_all_is_paused_nothing_is_begun(world: World) {
@@ -140,4 +141,28 @@ async fn a_paused_owner_waits_in_its_place(world: World) {
     assert_eq!(ids(&store.claim(1).await.unwrap()), ["b-0"]);
     store.resume(&Whom::owner("a")).await.unwrap();
     assert_eq!(claim_singly(&*store).await, ["a-0", "b-1", "a-1"]);
+}
+
+async fn without_room_for_work_only_what_is_called_off_is_claimed(world: World) {
+    let (store, dying) = (world.store("a").await, world.dying().await);
+    running(&*dying, "expired").await;
+    let parked = running(&*store, "expired-too").await;
+    store.append(&parked.lease, 0, &[b"s".to_vec()], None).await.unwrap();
+    store.park(&parked.lease, steadfast_core::time::Timestamp::MAX, "x").await.unwrap();
+    submit_all(&*store, [of("ready", "o/r")]).await;
+    assert!(store.claim_called_off(9).await.unwrap().is_empty());
+    let id = parked.lease.job;
+    store.cancel(&id).await.unwrap();
+    let claims = store.claim_called_off(9).await.unwrap();
+    assert_eq!((claims.len(), &claims[0].lease.job, claims[0].cancel_requested), (1, &id, true));
+    assert!(store.claim_called_off(9).await.unwrap().is_empty());
+    // Told, it is put back with a wait of its own: it comes as any other.
+    store
+        .requeue(&claims[0].lease, Duration::ZERO, &steadfast_store::Requeue::Failed { error: "x".into() })
+        .await
+        .unwrap();
+    assert!(store.claim_called_off(9).await.unwrap().is_empty());
+    assert!(
+        store.claim(9).await.unwrap().iter().any(|claim| claim.lease.job == id && claim.cancel_requested)
+    );
 }

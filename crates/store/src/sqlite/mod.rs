@@ -3,6 +3,8 @@
 mod ledger;
 mod rows;
 mod schema;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 mod transitions;
 mod turns;
 mod writer;
@@ -79,17 +81,6 @@ impl SqliteStore {
             claiming: tokio::sync::Mutex::new(()),
             undelivered: Arc::default(),
         })
-    }
-
-    /// Limits the file to so many pages: a full disk, for tests.
-    #[cfg(any(test, feature = "testing"))]
-    pub async fn limit_pages(&self, pages: i64) -> Result<()> {
-        let limit = move |conn: &Connection| {
-            // Answers with the limit that now holds, which nobody needs.
-            let set = conn.pragma_update_and_check(None, "max_page_count", pages, |row| row.get::<_, i64>(0));
-            set.map(|_| ()).map_err(|error| StoreError::Unusable(error.to_string()))
-        };
-        self.writer.run(limit).await
     }
 
     /// Claims, all or only what waits to be called off.
