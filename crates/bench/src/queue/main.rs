@@ -87,7 +87,11 @@ fn main() -> anyhow::Result<()> {
     match &args.role {
         Some(Role::Idle { url }) => memory::idle(url),
         Some(Role::Worker { .. } | Role::Producer { .. } | Role::Holder { .. }) | None => {
-            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(on_runtime)
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let ended = runtime.block_on(on_runtime);
+            // A thread of it reads the input for as long as there is one.
+            runtime.shutdown_background();
+            ended
         }
     }
 }
@@ -137,17 +141,25 @@ async fn row_of(args: &Args, peers: &Peers, row: &Row, systems: &[System]) -> an
                 row.processes,
                 row.concurrency
             );
-            let measured = measure::run(peers, *system, row).await?;
+            let measured = match measure::run(peers, *system, row).await {
+                Ok(measured) => measured,
+                Err(error) if system.is_ours() => return Err(error),
+                Err(error) => {
+                    eprintln!("{} is left out here: {error:#}", system.name());
+                    continue;
+                }
+            };
             if args.profile && *system == System::Steadfast && turn == args.runs {
                 eprintln!("{}", measured.profile);
             }
             runs.push(measured);
         }
     }
-    let middle: Vec<Measured> = runs.iter().map(|runs| medians(runs)).collect();
+    let middle: Vec<Option<Measured>> = runs.iter().map(|runs| medians(runs)).collect();
     let bullmq = systems.iter().position(|system| *system == System::Bullmq);
-    let bullmq = bullmq.and_then(|at| middle.get(at));
+    let bullmq = bullmq.and_then(|at| middle.get(at)).and_then(Option::as_ref);
     for (system, measured) in systems.iter().zip(&middle) {
+        let Some(measured) = measured else { continue };
         let line = Line { row, system: *system, measured, bullmq };
         println!("{}", if args.json { line.json().to_string() } else { line.text() });
     }
