@@ -124,6 +124,10 @@ const GITHUB: &[Operation] = &[
     Operation::PullCreate,
 ];
 
+/// Seeds from here on also tell the workers the model's limit, every other time. They are apart, since
+/// they find what is still open: two processes that keep each other waiting for permits for hours.
+const KNOWN_LIMITS_FROM: u64 = 10_000;
+
 const GIT: &[Operation] = &[Operation::GitFetch, Operation::GitPush, Operation::GitPush];
 
 struct Dice(StdRng);
@@ -382,7 +386,8 @@ impl Plan {
             quiet_at: dice.secs(905..1800),
         };
         // Drawn last, so that older seeds stay what they were.
-        if let Some(limit) = plan.world.requests_per_minute.filter(|_| dice.chance(0.5)) {
+        let known = seed >= KNOWN_LIMITS_FROM && dice.chance(0.5);
+        if let Some(limit) = plan.world.requests_per_minute.filter(|_| known) {
             plan.config.push_str(&format!("llm.limits.requests_per_minute = {limit}\n"));
         }
         plan

@@ -2,9 +2,8 @@
 //! with the line that repeats it and a trace fit to read.
 
 use std::any::Any;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
@@ -115,22 +114,19 @@ fn report(seed: u64, played: &Played, what: &str, job: Option<&str>) {
 }
 
 /// Plays all of them, and panics if one failed.
-pub fn play_all(seeds: Range<u64>) {
+pub fn play_all(seeds: impl Iterator<Item = u64>) {
     be_quiet();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let tells = std::env::var_os("STEADFAST_SEED").is_some();
-    let next = AtomicU64::new(seeds.start);
+    let seeds: Vec<u64> = seeds.collect();
+    let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            let (next, failed, end) = (&next, &failed, seeds.end);
+            let (next, failed, seeds) = (&next, &failed, &seeds);
             let story = std::thread::Builder::new().name("story".to_owned());
             let playing = story.spawn_scoped(scope, move || {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        break;
-                    }
+                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
                     let played = play_here(seed);
                     match &played.wrong {
                         Some((what, job)) => {
