@@ -186,13 +186,6 @@ fn a_fleet_is_as_fast_as_one() {
         ("known-fixed", 600.0, 1.10, 0.01),
         ("known-rolling", 600.0, 1.10, 0.02),
         ("retry-after", 60.0, 1.08, 0.03),
-        ("retry-after", 600.0, 1.08, 0.03),
-        ("retry-after-60", 60.0, 1.15, 0.03),
-        ("blind-fixed", 600.0, 1.20, 0.08),
-        ("blind-rolling", 600.0, 1.20, 0.08),
-        ("halve", 60.0, 1.15, 0.08),
-        ("double", 60.0, 1.15, 0.08),
-        ("strangers", 60.0, 1.15, 0.08),
         ("tokens", 600.0, 1.08, 0.025),
     ] {
         for processes in [4, 16] {

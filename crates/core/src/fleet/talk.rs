@@ -89,7 +89,6 @@ impl Fleet {
 
     /// Who has no caller left for permits whose time has come leaves them to others.
     fn give_up(&mut self, now: Tick) {
-        self.expire(now);
         let most = match (self.jobs, self.counts_tokens) {
             (0, _) => 0,
             // They are dealt to those that wait.
@@ -116,6 +115,7 @@ impl Fleet {
     /// What is to be done now.
     pub fn step(&mut self, now: Tick) -> Vec<Act> {
         self.give_probe_back(now);
+        self.expire(now);
         if self.direct().is_none() {
             self.give_up(now);
         }
