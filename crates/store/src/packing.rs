@@ -1,8 +1,11 @@
 //! Steps as they are kept: zstd after a version byte of its own, packed on the way in and unpacked on
 //! the way out, so that nobody else knows. What earlier builds kept plain is read as it is.
 
+use std::sync::LazyLock;
+
 use steadfast_core::journal::{PACKED, unreadable};
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::dict::{DecoderDictionary, EncoderDictionary};
 use zstd::zstd_safe::get_frame_content_size;
 
 use crate::{Replay, Result, StoreError};
@@ -15,6 +18,11 @@ const WORDS: &[u8] = include_bytes!("packing_words.txt");
 /// zstd's, of 22.
 const LEVEL: i32 = 9;
 
+/// The words, made ready once: doing so takes longer than packing a step.
+static TO_PACK: LazyLock<EncoderDictionary<'static>> =
+    LazyLock::new(|| EncoderDictionary::copy(WORDS, LEVEL));
+static TO_UNPACK: LazyLock<DecoderDictionary<'static>> = LazyLock::new(|| DecoderDictionary::copy(WORDS));
+
 /// Shorter steps are kept plain: a frame's own header outweighs what they save.
 const SHORTEST: usize = 64;
 
@@ -24,7 +32,7 @@ pub(crate) fn pack(steps: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
         return Ok(Vec::new());
     }
     let failed = |error: std::io::Error| StoreError::Unusable(format!("a step cannot be packed: {error}"));
-    let mut compressor = Compressor::with_dictionary(LEVEL, WORDS).map_err(failed)?;
+    let mut compressor = Compressor::with_prepared_dictionary(&TO_PACK).map_err(failed)?;
     let pack = |step: &Vec<u8>| {
         // One that only looks as if it were packed is packed whatever that costs.
         let ambiguous = step.first() == Some(&PACKED);
@@ -49,7 +57,7 @@ pub(crate) fn unpack(replay: Replay, most: usize) -> Result<Replay> {
     let Replay { mut steps, patch } = replay;
     if steps.iter().any(|step| step.first() == Some(&PACKED)) {
         let failed = |error| StoreError::Unusable(format!("steps cannot be unpacked: {error}"));
-        let mut decompressor = Decompressor::with_dictionary(WORDS).map_err(failed)?;
+        let mut decompressor = Decompressor::with_prepared_dictionary(&TO_UNPACK).map_err(failed)?;
         for step in &mut steps {
             if let Some((&PACKED, frame)) = step.split_first() {
                 *step = frame_of(&mut decompressor, frame, most).unwrap_or_else(|why| unreadable(&why));
