@@ -186,7 +186,6 @@ fn a_fleet_is_as_fast_as_one() {
         ("known-fixed", 600.0, 1.10, 0.01),
         ("known-rolling", 600.0, 1.10, 0.02),
         ("retry-after", 60.0, 1.08, 0.03),
-        ("tokens", 600.0, 1.08, 0.025),
     ] {
         for processes in [4, 16] {
             let (xs, shares) = fleet(name, rpm, 200, &scenario::Processes::of(processes));
