@@ -65,6 +65,12 @@ bench-queue: setup ## the queue beside BullMQ and apalis-redis; ARGS='--quick', 
 	@cargo run --quiet --release -p steadfast-bench --bin steadfast-bench-queue -- \
 		--apalis $(PEERS)/release/steadfast-bench-apalis $(ARGS)
 
+.PHONY: bench-permits
+bench-permits: ## the time of a permit with up to 10,000 waiting, and round trips a permit in fleets; ARGS='--only NAME'
+	@cargo bench --quiet -p steadfast-actors --bench permits
+	@for processes in 4 16; do cargo run --quiet --release -p steadfast-core --example limits -- \
+	--ours --seeds 5 --processes $$processes $(or $(ARGS),--only known-bucket); done
+
 .PHONY: build
 build: ## the release binary, target/release/steadfast
 	cargo build --release --bin steadfast

@@ -309,7 +309,7 @@ impl Calls {
             tokio::select! {
                 biased;
                 () = lapsed(&target.patience.leased) => {
-                    Exchange { result: Err(lease_over("write")), observed: Observed::default() }
+                    Exchange { result: Err(lease_over()), observed: Observed::default() }
                 }
                 exchange = call(token) => exchange,
             }
@@ -438,11 +438,11 @@ impl Calls {
 }
 
 /// Nobody knows whether the request was sent before its time was over.
-pub(crate) fn lease_over(operation: &'static str) -> Failure {
+pub(crate) fn lease_over() -> Failure {
     Failure {
         verdict: Verdict::Verify,
         provider: Provider::Github,
-        operation,
+        operation: "write",
         status: None,
         message: "the lease may have ended before the answer came".to_owned(),
         request_id: None,

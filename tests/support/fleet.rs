@@ -69,7 +69,7 @@ impl Fleet {
             lease: config.queue.lease,
             slots: config.actors.job.concurrency as usize,
             flight: config.actors.llm_limits.concurrency,
-            requests: u32::try_from(config.actors.llm_limits.requests_per_minute).unwrap_or(0),
+            requests: config.actors.llm_limits.requests_per_minute,
         };
         let witness = Witness::new(store.clone(), Arc::clone(&world), Arc::clone(&trace), limits);
         let (runners, ledger, started) = (Vec::new(), Arc::default(), 0);

@@ -91,6 +91,8 @@ struct Book {
     chats: usize,
     /// Answered questions: which call of the record, and how disturbed the job was then.
     questions: BTreeMap<(JobId, String), Vec<(usize, u64)>>,
+    /// How disturbed a job was when a question was sent: what happens while the server works counts.
+    asked: BTreeMap<(JobId, Timestamp), u64>,
     in_flight: BTreeMap<String, u32>,
     /// When model calls were sent, in the last minute.
     sent: VecDeque<Instant>,
@@ -542,6 +544,12 @@ impl Witness {
 
     /// A process sends something for a job: it must hold it, and know that it does.
     pub async fn sends(&self, process: &str, job: &JobId, what: &str) {
+        {
+            let mut book = self.book();
+            if let Some(disturbed) = book.jobs.get(job).map(|known| known.disturbed) {
+                book.asked.insert((job.clone(), self.world.now()), disturbed);
+            }
+        }
         let (Ok(now), Some(found)) = (self.store.now().await, self.found(job).await) else { return };
         let holds = self.book().jobs.get(job).is_some_and(|known| known.holder == process);
         if found.state != State::Running || !holds {
@@ -601,6 +609,7 @@ impl Witness {
                 else {
                     continue;
                 };
+                let disturbed = book.asked.get(&(job.clone(), chat.at)).copied().unwrap_or(disturbed);
                 let key = (job.clone(), chat.prompt_hash);
                 let before = book.questions.entry(key).or_default();
                 let whole = |(index, _): &&(usize, u64)| self.world.chat_was_delivered(*index);

@@ -171,6 +171,7 @@ impl<W: Answer> Account<W> {
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         let jobs = waiting.saturating_add(self.budget.in_flight());
         self.budget.need(now, jobs, waiting, self.admitted);
+        self.budget.sizes(self.lines.values().flat_map(Waiting::sizes));
         let acts = self.budget.step(now);
         (acts, self.budget.next(now).map(|wait| now.saturating_add(wait)))
     }
@@ -194,7 +195,8 @@ impl<W: Answer> Account<W> {
         }
         let ahead: usize = self.lines.values().map(|line| line.len()).sum();
         let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
-        self.budget.wait(now, tokens).saturating_mul(ahead.saturating_add(1))
+        let first = self.budget.wait(now, tokens);
+        self.budget.queue(first, if first.is_zero() { 0 } else { ahead })
     }
 
     fn take(&mut self, sent: Sent, retries: &mut RetryBudget) {
@@ -257,7 +259,8 @@ impl<W: Answer> Account<W> {
             let Some(waiting) = self.lines.get_mut(&line) else { continue };
             for (ahead, waiter) in (1u32..).zip(waiting.tired(now, opens)) {
                 // Behind a shut door all wait alike; behind a pace, each for those before it.
-                let queue = if reason.is_some() { wait } else { wait.saturating_mul(ahead) };
+                let queue =
+                    if reason.is_some() { wait } else { self.budget.queue(wait, ahead.saturating_sub(1)) };
                 served.away.push((waiter.answer, Shut { wait: queue.max(SHORTEST_PARK), reason }));
             }
             let moves = (!wait.is_zero()).then_some(opens);

@@ -220,6 +220,7 @@ fn learned(note: &[u8]) -> Option<Learned> {
         .ok()
         .filter(|noted| noted.version == VERSION)
         .map(|noted| noted.learned)
+        .filter(Learned::is_plausible)
 }
 
 fn epoch_time(at: Timestamp) -> Tick {

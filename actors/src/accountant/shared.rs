@@ -11,6 +11,9 @@ use steadfast_core::fleet::{Act, Answer, Fleet, Part};
 use steadfast_core::headers::Observed;
 use steadfast_core::time::Timestamp;
 
+/// Limits are told by this.
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// Clocks that are less apart than before count as unchanged: what is measured holds the way.
 const SAME: Duration = Duration::from_millis(50);
 
@@ -50,6 +53,18 @@ impl Shared {
     /// See [`Fleet::need`].
     pub fn need(&mut self, now: Tick, jobs: u32, waiting: u32, admitted: f64) {
         self.fleet.need(self.theirs(now), jobs, waiting, admitted);
+    }
+
+    /// See [`Fleet::sizes`].
+    pub fn sizes(&mut self, sizes: impl Iterator<Item = u64>) {
+        self.fleet.sizes(sizes);
+    }
+
+    /// How long one waits behind `ahead` others of whom the first waits for `first`: a window lets in
+    /// many at once, so what is behind it waits by the limit, not by the window.
+    pub fn queue(&self, first: Duration, ahead: u32) -> Duration {
+        let pace = self.request_limit().map(|(per_minute, _)| MINUTE.div_f64(per_minute.max(0.1)));
+        first.saturating_add(pace.map_or(first, |pace| pace.min(first)).saturating_mul(ahead))
     }
 
     /// See [`Fleet::step`].

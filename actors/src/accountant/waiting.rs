@@ -147,6 +147,11 @@ impl<W: Answer> Waiting<W> {
         self.by_place.values().map(|waiter| waiter.since).min()
     }
 
+    /// Tokens of those who wait, in the order of their turns.
+    pub fn sizes(&self) -> impl Iterator<Item = u64> {
+        self.by_place.values().map(|waiter| waiter.tokens)
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.by_place.len()

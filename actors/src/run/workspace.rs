@@ -113,7 +113,7 @@ impl Run {
             let run = async {
                 let result = tokio::select! {
                     biased;
-                    () = lapsed(&patience.leased) => Err(lease_over(operation)),
+                    () = lapsed(&patience.leased) => Err(Failure { operation, ..lease_over() }),
                     result = git(Some(token)) => result,
                 };
                 (result, Observed::default())

@@ -1,6 +1,6 @@
 //! One simulated process: claims jobs from the queue and runs each by the real Llm actor.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,9 +20,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::remote::{Remote, name_of};
+use crate::rows::Fleet;
 
 /// How often a process looks again that has room and finds nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How often a process looks again while others have all the places.
+const LOOK_FOR_PLACE: Duration = Duration::from_millis(250);
 
 /// Of a lease, the share within which it is surely the process's own.
 const SURE: f64 = 0.9;
@@ -77,8 +81,45 @@ impl Book {
     }
 }
 
+/// The places for jobs that all processes have together: as from a shared queue, those that are there
+/// take what there is.
+#[derive(Clone)]
+pub struct Places {
+    free: Rc<Cell<isize>>,
+    at_once: usize,
+    fleet: Fleet,
+}
+
+impl Places {
+    /// So many at once.
+    pub fn new(at_once: usize, fleet: Fleet) -> Self {
+        Places { free: Rc::new(Cell::new(isize::try_from(at_once).unwrap_or(isize::MAX))), at_once, fleet }
+    }
+
+    /// How many more a process may take that has `held`.
+    fn room(&self, held: usize, now: f64) -> usize {
+        let free = usize::try_from(self.free.get()).unwrap_or(0);
+        self.fleet.room(self.at_once, now).saturating_sub(held).min(free)
+    }
+
+    fn take(&self) -> Place {
+        self.free.set(self.free.get() - 1);
+        Place(Rc::clone(&self.free))
+    }
+}
+
+/// One of them; free again when it is dropped, by its job's end or its process's death.
+struct Place(Rc<Cell<isize>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
 /// What a process works with.
 pub struct Process {
+    pub places: Places,
     pub callers: Callers,
     pub settings: Settings,
     pub store: Arc<dyn Store>,
@@ -90,6 +131,13 @@ pub struct Process {
     pub leave: CancellationToken,
 }
 
+impl Process {
+    /// Whether nobody joins or leaves: then only the end of an own job makes room.
+    fn is_steady(&self) -> bool {
+        matches!(self.places.fleet, Fleet::Steady(_))
+    }
+}
+
 /// Why a process takes no job just now.
 enum Idle {
     /// It has as many as it may have, or it leaves.
@@ -98,6 +146,8 @@ enum Idle {
     Empty,
     /// The model's door is shut for so much longer than a run waits.
     Shut(Duration),
+    /// Others have all the places.
+    Crowded,
     /// It took some and may take more.
     No,
 }
@@ -115,6 +165,7 @@ pub async fn drive(process: Process) {
             Idle::No => continue,
             Idle::Full => None,
             Idle::Empty => Some(LOOK_AGAIN),
+            Idle::Crowded => Some(LOOK_FOR_PLACE),
             Idle::Shut(pause) => Some(pause.min(LOOK_AGAIN)),
         };
         let look_again = async {
@@ -153,10 +204,9 @@ async fn claim(
     runs: &mut JoinSet<JobId>,
     leases: &mut BTreeMap<JobId, Lease>,
 ) -> Idle {
-    let most = process.settings.job.concurrency as usize;
-    let room = most.saturating_sub(leases.len());
+    let room = process.places.room(leases.len(), process.remote.now());
     if room == 0 {
-        return Idle::Full;
+        return if process.is_steady() { Idle::Full } else { Idle::Crowded };
     }
     let (shut, patience) = (process.callers.outlook().await, process.settings.job.park_after);
     if shut > patience {
@@ -178,7 +228,7 @@ async fn claim(
     }
     for claim in claims {
         leases.insert(claim.lease.job.clone(), claim.lease.clone());
-        runs.spawn_local(run(Rc::clone(process), claim));
+        runs.spawn_local(run(Rc::clone(process), claim, process.places.take()));
     }
     Idle::No
 }
@@ -197,7 +247,7 @@ async fn renew(process: &Process, leases: &BTreeMap<JobId, Lease>) {
 }
 
 /// One run, from claim to what the queue is told of it. A lost lease is another process's business.
-async fn run(process: Rc<Process>, claim: Claim) -> JobId {
+async fn run(process: Rc<Process>, claim: Claim, _place: Place) -> JobId {
     let job = claim.lease.job.clone();
     let told = one_run(&process, &claim).await;
     if let Err(error) = told

@@ -24,6 +24,16 @@ impl Fleet {
         }
     }
 
+    /// Jobs that each process has at once at most, `now` seconds after the beginning: those that are
+    /// there share the places.
+    pub fn room(self, at_once: usize, now: f64) -> usize {
+        let is_there = |number: &usize| {
+            let gone = self.killed(*number).or(self.leaves(*number));
+            self.joins(*number) <= now && gone.is_none_or(|at| now < at)
+        };
+        at_once.div_ceil((0..self.processes()).filter(is_there).count().max(1))
+    }
+
     /// When process `number` begins.
     pub fn joins(self, number: usize) -> f64 {
         match self {

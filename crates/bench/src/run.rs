@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::counted::Counted;
 use crate::naive::{Crowd, Naive};
-use crate::process::{Book, Process, drive};
+use crate::process::{Book, Places, Process, drive};
 use crate::remote::{Line, Remote};
 use crate::rows::Row;
 use crate::world::{self, Random};
@@ -207,26 +207,26 @@ async fn ours(row: &Row) -> anyhow::Result<Measured> {
     let book = Rc::new(Book::default());
     let mut tasks = JoinSet::new();
     strangers(row, &remote, &mut tasks);
-    let processes = row.fleet.processes();
-    for number in 0..processes {
+    let places = Places::new(row.scenario.at_once, row.fleet);
+    for number in 0..row.fleet.processes() {
         let (cut, leave) = (CancellationToken::new(), CancellationToken::new());
         let mut settings = config.actors.clone();
-        let (share, rest) = (row.scenario.at_once / processes, row.scenario.at_once % processes);
-        settings.job.concurrency = u32::try_from(share + usize::from(number < rest))?;
+        settings.job.concurrency = u32::try_from(row.scenario.at_once)?;
         let client = client(&config, &remote, &cut, &clock)?;
         let at = |seconds: f64| begin + Duration::from_secs_f64(seconds);
         let joins = at(row.fleet.joins(number));
         let (killed, leaves) = (row.fleet.killed(number).map(at), row.fleet.leaves(number).map(at));
         let store = first.for_runner(&config.queue, &format!("process-{number}"));
         let (remote, book, clock) = (Arc::clone(&remote), Rc::clone(&book), Arc::clone(&clock));
-        let calls = row.scenario.calls;
+        let (calls, places) = (row.scenario.calls, places.clone());
         let ledger: Arc<dyn Ledger> = Arc::new(Counted { ledger: store.ledger(), trips: Arc::clone(&trips) });
         tasks.spawn_local(async move {
             sleep_until(joins).await;
             let me = format!("process-{number}#1");
             let callers = Callers::start(settings.clone(), client, clock, ledger, me);
             let store: Arc<dyn Store> = Arc::new(store);
-            let process = Process { callers, settings, store, remote, book, calls, leave: leave.clone() };
+            let process =
+                Process { places, callers, settings, store, remote, book, calls, leave: leave.clone() };
             tokio::select! {
                 biased;
                 () = reached(killed) => cut.cancel(),

@@ -183,6 +183,17 @@ fn a_fleet_is_as_fast_as_one() {
         ("blind-fixed", 60.0, 1.20, 0.08),
         ("blind-rolling", 60.0, 1.20, 0.08),
         ("blind-bucket", 600.0, 1.20, 0.08),
+        ("known-fixed", 600.0, 1.10, 0.01),
+        ("known-rolling", 600.0, 1.10, 0.02),
+        ("retry-after", 60.0, 1.08, 0.03),
+        ("retry-after", 600.0, 1.08, 0.03),
+        ("retry-after-60", 60.0, 1.15, 0.03),
+        ("blind-fixed", 600.0, 1.20, 0.08),
+        ("blind-rolling", 600.0, 1.20, 0.08),
+        ("halve", 60.0, 1.15, 0.08),
+        ("double", 60.0, 1.15, 0.08),
+        ("strangers", 60.0, 1.15, 0.08),
+        ("tokens", 600.0, 1.08, 0.025),
     ] {
         for processes in [4, 16] {
             let (xs, shares) = fleet(name, rpm, 200, &scenario::Processes::of(processes));
@@ -204,6 +215,23 @@ fn a_fleet_whose_ledger_is_away_goes_on_below_the_limit() {
     let away = scenario::Processes { away: Some((300.0, 900.0)), ..scenario::Processes::of(4) };
     let (xs, shares) = fleet("known-bucket", 60.0, 50, &away);
     assert!(xs[2] <= 1.20 && shares[4] <= 0.02, "{xs:.3?} {shares:.4?}");
+}
+
+#[test]
+fn few_jobs_that_no_limit_holds_up_are_dealt_for_generously() {
+    for name in ["known-bucket", "blind-bucket"] {
+        for processes in [4, 16] {
+            let (xs, shares) = fleet(name, 600.0, 10, &scenario::Processes::of(processes));
+            assert!(xs[4] <= 1.05 && shares[4] <= 0.01, "{name}, {processes}: {xs:.3?} {shares:.4?}");
+        }
+    }
+}
+
+/// Large requests of a fleet at a tight token limit: every job is done, but not as fast as one process.
+#[test]
+fn a_fleet_at_a_tight_token_limit_gets_through() {
+    let (xs, shares) = fleet("tokens", 60.0, 50, &scenario::Processes::of(4));
+    assert!(xs[4] <= 1.45 && shares[4] <= 0.15, "{xs:.3?} {shares:.4?}");
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub enum Said {
     Start { at: u64 },
     /// A job was handed to the queue then, and is in.
     Added { at: u64 },
+    /// Nothing more: it ended, which none does before it is told to.
+    Ended,
 }
 
 impl Said {
@@ -93,6 +95,8 @@ impl Children {
                     None => eprintln!("{line}"),
                 }
             }
+            // Nobody is left to hear it when all were let go.
+            let _ = sayings.send((number, Said::Ended)).await;
         });
         let input = process.stdin.take();
         self.processes.push((process, input));
@@ -114,12 +118,8 @@ impl Children {
     /// What is said next, and by whom.
     pub async fn hear(&mut self) -> anyhow::Result<(usize, Said)> {
         let heard = tokio::time::timeout(SILENCE, self.said.recv()).await;
-        let Ok(Some(heard)) = heard else {
-            let ended =
-                self.processes.iter_mut().filter_map(|(process, _)| process.try_wait().ok().flatten());
-            let ended: Vec<_> = ended.map(|status| status.to_string()).collect();
-            anyhow::bail!("the processes said nothing for {SILENCE:?}; ended are: {ended:?}");
-        };
+        let heard = heard.ok().flatten().with_context(|| format!("nobody said anything for {SILENCE:?}"))?;
+        anyhow::ensure!(heard.1 != Said::Ended, "process {} ended too early; what it said is above", heard.0);
         Ok(heard)
     }
 
@@ -215,6 +215,9 @@ mod tests {
         children.tell(child, "start 5").await.unwrap();
         assert_eq!(children.hear().await.unwrap(), (child, Said::Start { at: 5 }));
         assert!(children.usage(child).unwrap().peak_rss > 0);
+        children.tell(child, "end").await.unwrap();
+        let error = children.hear().await.unwrap_err().to_string();
+        assert!(error.contains("process 0 ended too early"), "{error}");
         children.end().await;
     }
 }

@@ -87,7 +87,11 @@ fn main() -> anyhow::Result<()> {
     match &args.role {
         Some(Role::Idle { url }) => memory::idle(url),
         Some(Role::Worker { .. } | Role::Producer { .. } | Role::Holder { .. }) | None => {
-            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(on_runtime)
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let ended = runtime.block_on(on_runtime);
+            // A thread of it reads the input for as long as there is one.
+            runtime.shutdown_background();
+            ended
         }
     }
 }
@@ -103,12 +107,14 @@ async fn bench(args: &Args) -> anyhow::Result<()> {
         println!("{}", heading());
     }
     for row in &rows {
-        let systems = match row.what {
-            What::Noop if !args.ours => peers.compared().into_iter().chain(sqlite(row)).collect(),
-            What::Noop | What::Life => std::iter::once(System::Steadfast).chain(sqlite(row)).collect(),
-            What::Waiting(_) => vec![System::Steadfast],
+        let compared = match row.what {
+            What::Noop if !args.ours => peers.compared(),
+            What::Noop | What::Life | What::Waiting(_) => vec![System::Steadfast],
         };
-        row_of(args, &peers, row, &systems).await?;
+        row_of(args, &peers, row, &compared).await?;
+        if let Some(row) = in_a_file(row) {
+            row_of(args, &peers, &row, &[System::Sqlite]).await?;
+        }
     }
     for holding in holdings {
         eprintln!("memory: {}", holding.name());
@@ -118,9 +124,14 @@ async fn bench(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The file is one machine's: measured with one process.
-fn sqlite(row: &Row) -> Option<System> {
-    (row.processes == 1).then_some(System::Sqlite)
+/// The row for our queue in a file. It is one machine's, and so has one process; a tenth of the jobs is
+/// enough, for each one waits for a disk, and each pickup for a look at the file.
+fn in_a_file(row: &Row) -> Option<Row> {
+    let (jobs, pickups) = (row.jobs / 10, row.pickups / 10);
+    match row.what {
+        What::Noop | What::Life if row.processes == 1 => Some(Row { jobs, pickups, ..*row }),
+        What::Noop | What::Life | What::Waiting(_) => None,
+    }
 }
 
 /// Measures a row's systems in turns, and prints their lines.
@@ -137,17 +148,25 @@ async fn row_of(args: &Args, peers: &Peers, row: &Row, systems: &[System]) -> an
                 row.processes,
                 row.concurrency
             );
-            let measured = measure::run(peers, *system, row).await?;
+            let measured = match measure::run(peers, *system, row).await {
+                Ok(measured) => measured,
+                Err(error) if system.is_ours() => return Err(error),
+                Err(error) => {
+                    eprintln!("{} is left out here: {error:#}", system.name());
+                    continue;
+                }
+            };
             if args.profile && *system == System::Steadfast && turn == args.runs {
                 eprintln!("{}", measured.profile);
             }
             runs.push(measured);
         }
     }
-    let middle: Vec<Measured> = runs.iter().map(|runs| medians(runs)).collect();
+    let middle: Vec<Option<Measured>> = runs.iter().map(|runs| medians(runs)).collect();
     let bullmq = systems.iter().position(|system| *system == System::Bullmq);
-    let bullmq = bullmq.and_then(|at| middle.get(at));
+    let bullmq = bullmq.and_then(|at| middle.get(at)).and_then(Option::as_ref);
     for (system, measured) in systems.iter().zip(&middle) {
+        let Some(measured) = measured else { continue };
         let line = Line { row, system: *system, measured, bullmq };
         println!("{}", if args.json { line.json().to_string() } else { line.text() });
     }
@@ -191,4 +210,35 @@ fn rows(quick: bool) -> Vec<Row> {
         rows.push(Row { what, processes: 1, concurrency: 50, jobs: 5_000 / part, pickups: 0 });
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_those_that_are_asked_for() {
+        let count = |words: &[&str]| {
+            let args = Args::parse_from([&["bench"], words].concat());
+            let rows = rows(args.quick).into_iter().filter(|row| args.wants(row)).count();
+            let holdings = holdings(args.quick).into_iter().filter(|holding| args.wants_memory(*holding));
+            (rows, holdings.count())
+        };
+        assert_eq!(count(&[]), (11, 2));
+        assert_eq!(count(&["--quick", "--json"]), (11, 2));
+        assert_eq!(count(&["--only", "noop"]), (6, 0));
+        assert_eq!(count(&["--only", "noop", "--processes", "4", "--concurrency", "50"]), (1, 0));
+        assert_eq!(count(&["--only", "waiting-100000"]), (1, 0));
+        assert_eq!(count(&["--only", "idle"]), (0, 1));
+    }
+
+    #[test]
+    fn a_file_is_one_machines_and_slow() {
+        let of =
+            |what, processes| in_a_file(&Row { what, processes, concurrency: 1, jobs: 100, pickups: 50 });
+        let row = of(What::Noop, 1).unwrap();
+        assert_eq!((row.jobs, row.pickups), (10, 5));
+        assert_eq!(of(What::Noop, 4), None);
+        assert_eq!(of(What::Waiting(9), 1), None);
+    }
 }

@@ -193,7 +193,7 @@ async fn pickups(
                 Said::Start { at } => began = Some(at),
                 // One that was told late is of the job before.
                 Said::Done { .. } => settled = began.is_some(),
-                Said::Ready | Said::Filled => {}
+                Said::Ready | Said::Filled | Said::Ended => {}
             }
         }
         let (handed, began) = handed.zip(began).context("both were heard")?;
@@ -203,20 +203,20 @@ async fn pickups(
     Ok(waits)
 }
 
-/// The median of each figure.
-pub fn medians(runs: &[Measured]) -> Measured {
+/// The median of each figure; none of no runs.
+pub fn medians(runs: &[Measured]) -> Option<Measured> {
     let of = |figure: fn(&Measured) -> Option<f64>| median(runs.iter().filter_map(figure));
-    Measured {
-        jobs_per_s: of(|run| Some(run.jobs_per_s)).unwrap_or_default(),
-        fill_per_s: of(|run| Some(run.fill_per_s)).unwrap_or_default(),
+    Some(Measured {
+        jobs_per_s: of(|run| Some(run.jobs_per_s))?,
+        fill_per_s: of(|run| Some(run.fill_per_s))?,
         pickup_p50_ms: of(|run| run.pickup_p50_ms),
         pickup_p99_ms: of(|run| run.pickup_p99_ms),
-        rss_mb: of(|run| Some(run.rss_mb)).unwrap_or_default(),
-        worker_us: of(|run| Some(run.worker_us)).unwrap_or_default(),
+        rss_mb: of(|run| Some(run.rss_mb))?,
+        worker_us: of(|run| Some(run.worker_us))?,
         redis_us: of(|run| run.redis_us),
         redis_reads: of(|run| run.redis_reads),
         profile: runs.last().map(|run| run.profile.clone()).unwrap_or_default(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -234,9 +234,9 @@ mod tests {
         };
         let runs =
             [run(1.0, 30.0, Some(5.0), None), run(3.0, 10.0, Some(7.0), None), run(2.0, 20.0, None, None)];
-        let middle = medians(&runs);
+        let middle = medians(&runs).unwrap();
         assert_eq!((middle.jobs_per_s, middle.rss_mb), (2.0, 20.0));
         assert_eq!((middle.redis_us, middle.pickup_p50_ms), (Some(6.0), None));
-        assert_eq!(medians(&[]), Measured::default());
+        assert_eq!(medians(&[]), None);
     }
 }

@@ -44,7 +44,7 @@ impl System {
 /// Where a run's queue is; gone with it.
 pub enum Place {
     /// A server of its own.
-    Redis(Server),
+    Redis(Box<Server>),
     /// A file of its own.
     File(TempDir),
 }
@@ -56,7 +56,9 @@ impl Place {
             System::Sqlite => Place::File(
                 tempfile::Builder::new().prefix("steadfast-bench").tempdir().context("no folder")?,
             ),
-            System::Steadfast | System::Bullmq | System::Apalis => Place::Redis(Server::start().await?),
+            System::Steadfast | System::Bullmq | System::Apalis => {
+                Place::Redis(Box::new(Server::start().await?))
+            }
         })
     }
 

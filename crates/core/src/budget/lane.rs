@@ -13,6 +13,9 @@ pub(super) const MINUTE: Duration = Duration::from_secs(60);
 const FIRST_GUARD: Duration = Duration::from_millis(100);
 /// The guard never grows beyond this.
 const LAST_GUARD: Duration = Duration::from_secs(2);
+/// Windows are no shorter, and no longer, than these.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(1);
+const LONGEST_WINDOW: Duration = Duration::from_secs(32 * 86_400);
 /// A window is spent over no less than this part of it: limits are often enforced in pieces.
 const SPREAD: f64 = 20.0;
 
@@ -99,6 +102,16 @@ impl Lane {
     pub fn per_minute(&self) -> Option<(f64, Source)> {
         let a_minute = self.most * MINUTE.as_secs_f64() / self.window.as_secs_f64();
         a_minute.is_finite().then_some((a_minute, self.source))
+    }
+
+    /// Whether it can be meant: no window without length, no limit of nothing.
+    pub fn is_plausible(&self) -> bool {
+        let windows = SHORTEST_WINDOW..=LONGEST_WINDOW;
+        windows.contains(&self.window)
+            && self.guard <= LAST_GUARD
+            && self.most > 0.0
+            && self.cap.is_none_or(|cap| cap > 0.0)
+            && self.returned <= self.log.len()
     }
 
     /// Units a second.

@@ -281,6 +281,12 @@ impl Budget {
         }
     }
 
+    /// Bounds requests in flight no longer: somebody else does.
+    pub(crate) fn forget_places(&mut self) {
+        self.concurrency = None;
+        self.in_flight = 0;
+    }
+
     /// Requests in flight.
     pub fn in_flight(&self) -> u32 {
         self.in_flight
@@ -329,6 +335,11 @@ impl Budget {
         summary.tokens.compact(NOTED_PIECES);
         summary.in_flight = 0;
         summary
+    }
+
+    /// Whether windows and limits that were noted can be meant.
+    pub fn is_plausible(&self) -> bool {
+        self.requests.is_plausible() && self.tokens.is_plausible()
     }
 
     /// How requests are counted by the server, and where that comes from.

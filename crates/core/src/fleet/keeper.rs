@@ -21,6 +21,8 @@ const LEAD: Duration = Duration::from_millis(150);
 const LONGEST_BLIND: u32 = 16;
 /// Tokens are dealt by their number where they allow less than this many times the requests.
 const TOKENS_BIND: f64 = 1.5;
+/// So many times the callers that a plan was made for call for another.
+const GROWN: f64 = 1.4;
 /// Two plans are no closer than this.
 const SOON: Duration = Duration::from_millis(20);
 /// Who gave a probe back is not the first to have one again.
@@ -85,6 +87,8 @@ pub(super) struct Keeper {
     hello: bool,
     /// Seconds that a call takes, smoothed.
     pub latency: f64,
+    /// Callers that the last plan was made for.
+    planned_jobs: f64,
     /// While nothing is known: how long plans are, in the shortest.
     blind: u32,
     /// Whose turn it is to be among those who have a place, where there are fewer than members.
@@ -107,6 +111,7 @@ impl Keeper {
             void: false,
             hello: true,
             latency: 2.0,
+            planned_jobs: 0.0,
             blind: 1,
             turn: 0,
             turned: now,
@@ -160,6 +165,10 @@ impl Keeper {
         peer.want = Want { sizes: Vec::new(), unused: Vec::new(), off: 0, observed: None, ..want };
         if begins {
             self.next_plan = self.next_plan.min(now);
+        }
+        if self.jobs() > self.planned_jobs * GROWN {
+            // The plan was made for fewer.
+            self.next_plan = self.next_plan.min(now + SOON);
         }
         if hungry && self.probing.is_none() {
             // Whose size was not known is dealt for when what is dealt already is over.
@@ -238,7 +247,8 @@ impl Keeper {
                 self.planned_until = self.planned_until.min(now);
             }
         }
-        let cut = matches!(outcome, Some(Outcome::Rejected(_))) && self.budget.rate() != before.1;
+        let cut = matches!(outcome, Some(Outcome::Rejected(_)))
+            && (self.budget.rate() != before.1 || self.tokens_bind());
         if cut || self.budget.is_shut() != before.0 {
             // What was dealt at another rate would be refused like this one.
             self.replan(now);
@@ -270,15 +280,25 @@ impl Keeper {
             return BLIND_PLAN * self.blind.clamp(1, LONGEST_BLIND);
         };
         let pace = self.token_pace().map_or(rate, |pace| pace.min(rate)).min(self.demand());
-        Duration::try_from_secs_f64(A_PLAN / pace.max(0.01))
+        // Each member reads all of a plan: the more there are, the fewer plans.
+        let permits = A_PLAN.max(self.peers.len() as f64 * 2.0);
+        Duration::try_from_secs_f64(permits / pace.max(0.01))
             .unwrap_or(LONGEST_PLAN)
             .clamp(SHORTEST_PLAN, LONGEST_PLAN)
     }
 
+    /// Calls that one caller makes at most in the time of a plan.
+    fn calls(&self, length: Duration) -> f64 {
+        1.5 + length.as_secs_f64() / self.latency.max(0.2)
+    }
+
+    fn jobs(&self) -> f64 {
+        self.peers.values().map(|peer| f64::from(peer.want.jobs)).sum()
+    }
+
     /// Requests a second that would be sent if nothing held them up.
     fn demand(&self) -> f64 {
-        let jobs: f64 = self.peers.values().map(|peer| f64::from(peer.want.jobs)).sum();
-        (jobs / self.latency.max(0.2)).max(0.1)
+        (self.jobs() / self.latency.max(0.2)).max(0.1)
     }
 
     /// Requests a second for which there are tokens.
@@ -306,7 +326,10 @@ impl Keeper {
         self.count(now);
         // A door that the count shuts is shut from now on, not anew with each plan.
         self.budget.wait(now, 0);
+        self.planned_jobs = self.jobs();
         let mut ahead = self.budget.clone();
+        // Places are shared out, below: what a member has in flight nobody else knows.
+        ahead.forget_places();
         for dealt in &self.pending {
             ahead.wait(dealt.at, dealt.tokens);
             ahead.take(dealt.at, dealt.tokens);
@@ -315,7 +338,7 @@ impl Keeper {
         let mut at = self.planned_until.max(now);
         let end = at + length;
         let mut rows = if self.is_alone(me) { Vec::new() } else { self.rows(now, me, length) };
-        self.share_out(now, &mut rows, concurrency);
+        self.share_out(now, length, &mut rows, concurrency);
         self.probing = self.probing.filter(|(_, decided)| *decided > now);
         let undecided = self.probing.map(|(_, decided)| decided);
         if undecided.is_some() {
@@ -369,21 +392,6 @@ impl Keeper {
         if self.budget.request_kind().0 == Kind::Fixed {
             until = opens.filter(|ends| *ends > at).unwrap_or(until.max(now + self.budget.window() / 2));
         }
-        if std::env::var("PDBG").is_ok() {
-            eprintln!(
-                "DBG {:.3} plan count={count} len={length:?} shut={} ahead_shut={} undecided={undecided:?} next={:.3} until={:.3} planned={:.3} left={:?} pend={} rate={:?} kind={:?}",
-                now.as_secs_f64(),
-                self.budget.is_shut(),
-                ahead.is_shut(),
-                self.next_plan.as_secs_f64(),
-                until.as_secs_f64(),
-                self.planned_until.as_secs_f64(),
-                rows.iter().map(|r| (r.left, r.offsets.len(), r.jobs)).collect::<Vec<_>>(),
-                self.pending.len(),
-                self.budget.rate(),
-                self.budget.request_kind()
-            );
-        }
         self.said(me, now, rows, until, tight, opens)
     }
 
@@ -411,7 +419,7 @@ impl Keeper {
         let first = busy.map(|peer| peer.pass).fold(f64::INFINITY, f64::min);
         let row = |(name, peer): (&String, &Peer)| {
             let jobs = f64::from(peer.want.jobs);
-            let calls = jobs * (1.5 + length.as_secs_f64() / self.latency.max(0.2));
+            let calls = jobs * self.calls(length);
             let age = ((newest - peer.want.admitted) / span).clamp(0.0, 1.0);
             let usable = (calls - peer.stock).max(0.0).ceil() as u32;
             // Where tokens hold requests up, only those are dealt for whose size is known.
@@ -439,10 +447,11 @@ impl Keeper {
 
     /// Shares the places out of a limit of requests at once, by need. Where there are fewer than
     /// members, they have them in turn.
-    fn share_out(&mut self, now: Tick, rows: &mut [Row], concurrency: u32) {
+    fn share_out(&mut self, now: Tick, length: Duration, rows: &mut [Row], concurrency: u32) {
         if concurrency == 0 || rows.is_empty() {
             return;
         }
+        let calls = self.calls(length);
         let members = rows.len();
         if now >= self.turned + TURN {
             self.turned = now;
@@ -457,7 +466,7 @@ impl Keeper {
             let share = u32::try_from(share).unwrap_or(u32::MAX).max(1).min(left);
             left -= share;
             row.flight = Some(share);
-            row.left = if share == 0 { 0 } else { row.left };
+            row.left = row.left.min((f64::from(share) * calls).ceil() as u32);
         }
     }
 

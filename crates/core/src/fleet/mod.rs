@@ -76,6 +76,14 @@ pub struct Learned {
     pub granted_until: Tick,
 }
 
+impl Learned {
+    /// Whether it can be meant: nothing that is computed with it overflows.
+    pub fn is_plausible(&self) -> bool {
+        let numbers = serde_json::to_value(self).is_ok_and(|note| words::is_of_this_world(&note));
+        numbers && self.budget.is_plausible()
+    }
+}
+
 /// What stands behind this process's permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -155,6 +163,8 @@ pub struct Fleet {
     /// Whether there is a ledger.
     shares: bool,
     observed: Option<(Tick, Observed)>,
+    /// The permit of the request that ended last, and when it was sent.
+    ended: Option<(Tick, Tick)>,
     out: Vec<Act>,
 }
 
@@ -192,6 +202,7 @@ impl Fleet {
             must_say: false,
             shares: true,
             observed: None,
+            ended: None,
             out: Vec::new(),
         }
     }
@@ -265,17 +276,13 @@ impl Fleet {
 
     /// What those that wait need beyond the permits that are there.
     fn uncovered(&self) -> Vec<u64> {
-        let mut stock = self.stock.iter();
+        let mut held: u64 = self.stock.iter().map(|granted| granted.tokens).sum();
         let mut uncovered = Vec::new();
         for size in &self.sizes {
-            let mut left = *size;
-            let covered = stock.by_ref().any(|granted| {
-                left = left.saturating_sub(granted.tokens);
-                left == 0
-            });
-            if !covered {
-                uncovered.push(left.max(1));
+            if held < *size {
+                uncovered.push(*size - held);
             }
+            held = held.saturating_sub(*size);
         }
         uncovered
     }
@@ -336,17 +343,20 @@ impl Fleet {
             budget.take(now, tokens);
             return now;
         }
-        let (mut taken, mut came) = (None, 0_u64);
-        while let Some(granted) = self.stock.pop_front() {
-            taken = Some(granted);
-            came = came.saturating_add(granted.tokens);
-            let enough = !self.counts_tokens || granted.probe || came >= tokens;
-            if enough || self.stock.front().is_none_or(|next| next.at > now) {
+        let (mut taken, mut left) = (None, tokens);
+        while let Some(first) = self.stock.front_mut().filter(|next| taken.is_none() || next.at <= now) {
+            taken.get_or_insert(*first);
+            if self.counts_tokens && !first.probe && first.tokens > left {
+                // The rest of its tokens is for whoever is next.
+                first.tokens -= left;
                 break;
             }
-        }
-        if self.counts_tokens {
-            self.off += tokens as f64 - came as f64;
+            left = left.saturating_sub(first.tokens);
+            let enough = !self.counts_tokens || first.probe || left == 0;
+            self.stock.pop_front();
+            if enough {
+                break;
+            }
         }
         taken.map_or(now, |granted| granted.at)
     }
@@ -372,6 +382,7 @@ impl Fleet {
         outcome: Outcome,
     ) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.ended = Some((permit, sent));
         let cost = actual.unwrap_or(estimated) as f64;
         self.cost += (cost - self.cost) * 0.1;
         let alone = self.direct().is_some();
@@ -419,6 +430,10 @@ impl Fleet {
 
     /// Takes what an answer's headers tell: see [`Budget::learn`].
     pub fn learn(&mut self, now: Tick, permit: Tick, observed: &Observed) {
+        // What is left was told of when it was sent, which may be long after its permit's instant.
+        let alone = self.direct().is_some();
+        let ended = self.ended.filter(|(of, _)| *of == permit && !alone);
+        let permit = ended.map_or(permit, |(_, sent)| sent.max(permit));
         match (self.part, &mut self.keeper, &mut self.own) {
             (Part::Keeper, Some(keeper), _) => {
                 keeper.commit(now);

@@ -18,6 +18,9 @@ const ALONE: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a probe may wait for a caller.
 const PROBE_WITHIN: Duration = Duration::from_millis(100);
+/// So much of a request's tokens beyond the estimates, or below them, is news.
+const OVER: f64 = 0.25;
+const UNDER: f64 = 1.0;
 /// Where tokens are counted, new sizes are told so many times as often as that somebody is there, and
 /// at once where they are many.
 const TELL_SIZES: u32 = 8;
@@ -67,7 +70,8 @@ impl Fleet {
         let untold = self.untold();
         let sizes = untold > 0 && (self.asked == 0 || untold as f64 >= 3.0 + jobs / 4.0);
         let most = if self.counts_tokens { 1.0 } else { (jobs / 4.0).max(3.0) };
-        need || sizes || self.unused.len() as f64 >= most
+        let off = self.counts_tokens && (self.off > self.cost * OVER || self.off < -self.cost * UNDER);
+        need || sizes || off || self.unused.len() as f64 >= most
     }
 
     /// How many wait of whose size the keeper does not know.
@@ -89,10 +93,10 @@ impl Fleet {
         let most = match (self.jobs, self.counts_tokens) {
             (0, _) => 0,
             // They are dealt to those that wait.
-            (_, true) => self.waiting as usize,
+            (_, true) => 0,
             (jobs, false) => jobs as usize * 4 + 4,
         };
-        if (self.waiting > 0 && !self.counts_tokens) || !self.tight || self.stock.len() <= most {
+        if self.waiting > 0 || !self.tight || self.stock.len() <= most {
             return;
         }
         let due = self.stock.partition_point(|granted| granted.at <= now);
@@ -340,6 +344,9 @@ impl Fleet {
 
     /// Takes in what was heard on the budget's channel.
     pub fn hear(&mut self, now: Tick, words: &[u8]) {
+        if self.part != Part::Keeper && Word::is_for_keeper(words) {
+            return;
+        }
         match Word::decode(words) {
             Some(Word::Plan(plan)) if plan.keeper != self.me => self.planned(now, plan),
             Some(Word::Want(want)) if want.from != self.me => {

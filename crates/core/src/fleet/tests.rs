@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Act, Answer, Fleet, Part};
+use super::{Act, Answer, Fleet, Part, Word};
 use crate::budget::{LimitSettings, Outcome, Tick, WindowKind};
 use crate::failure::GateReason;
 
@@ -157,11 +157,11 @@ fn an_old_keepers_plan_counts_no_more() {
     let (mut keeper, mut member) = two();
     member.kept(at(1.0), Answer { yours: false, epoch: 7, until: at(20.0), ..Answer::default() });
     let before = send_all(&mut member, 1.0, 1.1).len();
-    keeper.need(at(5.0), 1, 1, 0.0);
-    let plans = words(&keeper.step(at(5.0)));
+    keeper.need(at(25.0), 1, 1, 0.0);
+    let plans = words(&keeper.step(at(25.0)));
     assert!(!plans.is_empty());
     for plan in plans {
-        member.hear(at(5.0), &plan);
+        member.hear(at(25.0), &plan);
     }
     assert_eq!(send_all(&mut member, 60.0, 61.0).len(), 0, "after {before}");
 }
@@ -223,6 +223,99 @@ fn what_is_under_way_counts_for_who_becomes_the_keeper() {
     assert_eq!((fleet.part(), fleet.wait(at(1.2), 1)), (Part::Keeper, Duration::MAX));
     fleet.done(at(1.3), permit, at(1.0), 1, None, Outcome::Accepted);
     assert_eq!(fleet.wait(at(1.4), 1), Duration::ZERO);
+}
+
+#[test]
+fn what_one_cannot_use_is_the_others() {
+    let (mut keeper, mut member) = two();
+    for fleet in [&mut keeper, &mut member] {
+        fleet.need(at(0.1), 100, 100, 0.0);
+    }
+    for want in words(&member.step(at(0.1))) {
+        keeper.hear(at(0.1), &want);
+    }
+    pass_on(&mut keeper, &mut member, at(0.13));
+    let held = member.stock.len();
+    assert!(held > 5, "{held}");
+    // Its callers are gone, and are not remembered for ever.
+    member.need(at(0.2), 0, 0, 0.0);
+    member.need(at(12.0), 0, 0, 0.0);
+    let told = words(&member.step(at(12.0)));
+    assert_eq!(member.stock.len(), 0);
+    let Some(Word::Want(want)) = told.first().and_then(|words| Word::decode(words)) else {
+        panic!("nothing was said")
+    };
+    assert_eq!((want.jobs, want.stock), (0, 0));
+    assert!(!want.unused.is_empty() && want.unused.len() <= held, "{}", want.unused.len());
+}
+
+#[test]
+fn where_places_are_fewer_than_members_each_has_one_in_its_turn() {
+    let settings = LimitSettings { concurrency: 1, ..limits() };
+    let (mut keeper, mut member) = (Fleet::new(&settings, "a#1"), Fleet::new(&settings, "b#1"));
+    for fleet in [&mut keeper, &mut member] {
+        fleet.need(at(0.0), 3, 3, 0.0);
+        fleet.step(at(0.0));
+    }
+    keeper.kept(at(0.0), granted(1));
+    member.kept(at(0.0), Answer { yours: false, epoch: 1, until: at(20.0), ..Answer::default() });
+    let (mut ours, mut theirs) = (0, 0);
+    for second in 0..120 {
+        let now = f64::from(second);
+        for fleet in [&mut keeper, &mut member] {
+            fleet.need(at(now), 3, 3, 0.0);
+        }
+        for want in words(&member.step(at(now))) {
+            keeper.hear(at(now), &want);
+        }
+        pass_on(&mut keeper, &mut member, at(now));
+        ours += send_all(&mut keeper, now, now + 0.9).len();
+        theirs += send_all(&mut member, now, now + 0.9).len();
+    }
+    assert!(ours > 10 && theirs > 10, "{ours} and {theirs}");
+}
+
+#[test]
+fn tokens_are_dealt_by_the_sizes_of_those_that_wait() {
+    let settings = LimitSettings { tokens_per_minute: 60_000, ..limits() };
+    let (mut keeper, mut member) = (Fleet::new(&settings, "a#1"), Fleet::new(&settings, "b#1"));
+    for fleet in [&mut keeper, &mut member] {
+        assert_eq!(fleet.wait(at(0.0), 5_000), Duration::MAX, "what a request costs is known by this");
+        fleet.need(at(0.0), 3, 3, 0.0);
+        fleet.step(at(0.0));
+    }
+    keeper.kept(at(0.0), granted(1));
+    member.kept(at(0.0), Answer { yours: false, epoch: 1, until: at(20.0), ..Answer::default() });
+    let mut sizes = vec![9_000, 100, 6_000];
+    for tenth in 0..600 {
+        let now = at(f64::from(tenth) / 10.0);
+        member.need(now, 3, u32::try_from(sizes.len()).unwrap(), 0.0);
+        member.sizes(sizes.iter().copied());
+        for want in words(&member.step(now)) {
+            keeper.hear(now, &want);
+        }
+        pass_on(&mut keeper, &mut member, now);
+        while sizes.first().is_some_and(|size| member.wait(now, *size).is_zero()) {
+            let size = sizes.remove(0);
+            let permit = member.take(now, size);
+            member.done(now, permit, now, size, Some(size), Outcome::Accepted);
+        }
+    }
+    assert!(sizes.is_empty(), "{sizes:?} wait for ever");
+}
+
+#[test]
+fn a_note_that_cannot_be_meant_is_not_plausible() {
+    let budget = crate::budget::Budget::new(&limits(), at(0.0));
+    let learned = super::Learned { settings: limits(), budget, granted_until: at(1.0) };
+    assert!(learned.is_plausible());
+    let note = serde_json::to_value(&learned).unwrap();
+    for (field, absurd) in [("most", "1e300"), ("most", "-5.0"), ("window", r#"{"secs":0,"nanos":0}"#)] {
+        let mut note = note.clone();
+        note["budget"]["requests"][field] = serde_json::from_str(absurd).unwrap();
+        let read: super::Learned = serde_json::from_value(note).unwrap();
+        assert!(!read.is_plausible(), "{field} {absurd}");
+    }
 }
 
 #[test]

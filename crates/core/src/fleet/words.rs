@@ -15,8 +15,21 @@ const MOST_JOBS: u32 = 1_000_000;
 pub(super) const MOST_TOLD: usize = 64;
 /// Most permits that one message gives back.
 pub(super) const MOST_UNUSED: usize = 256;
+/// No amount, and no second of any clock, is as large.
+const MOST_NUMBER: f64 = 1e12;
 /// No request has as many tokens.
 const MOST_TOKENS: u64 = 1_000_000_000;
+
+/// Whether no number in it is beyond all instants and amounts that there are.
+pub(super) fn is_of_this_world(value: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::Number(number) => number.as_f64().is_some_and(|number| number.abs() < MOST_NUMBER),
+        Value::Array(values) => values.iter().all(is_of_this_world),
+        Value::Object(fields) => fields.values().all(is_of_this_world),
+        Value::Null | Value::Bool(_) | Value::String(_) => true,
+    }
+}
 
 /// One message on a budget's channel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +53,12 @@ impl Word {
     /// As it was heard; `None` of what this build does not understand, or cannot be meant.
     pub fn decode(words: &[u8]) -> Option<Word> {
         serde_json::from_slice(words).ok().filter(Word::is_plausible)
+    }
+
+    /// Whether it is for the keeper alone, as far as its beginning tells: of a thousand members each
+    /// hears what each says.
+    pub fn is_for_keeper(words: &[u8]) -> bool {
+        words.starts_with(br#"{"word":"want""#) || words.starts_with(br#"{"word":"met""#)
     }
 
     /// Whether its numbers are of this world: nothing that is computed with them overflows.

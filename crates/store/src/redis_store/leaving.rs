@@ -69,14 +69,12 @@ impl Core {
                     }
                 }
             };
-            match answer {
-                Ok(answer) => match answer?.as_str() {
-                    "done" => return Ok(()),
-                    _ => return Err(lost(lease)),
-                },
-                // Whoever had it with his own was dropped on the way: it can be done again.
-                Err(_) => {}
-            }
+            // Whoever had it with his own was dropped on the way: it can be done again.
+            let Ok(answer) = answer else { continue };
+            return match answer?.as_str() {
+                "done" => Ok(()),
+                _ => Err(lost(lease)),
+            };
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use redis::{FromRedisValue, RedisResult};
@@ -30,7 +31,17 @@ impl Talk {
         let client = redis::Client::open(url).unwrap();
         // The client's own half a second is short where much is asked for.
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(BOUND));
-        Talk { connection: client.get_multiplexed_async_connection_with_config(&patient).await.unwrap() }
+        // A server that changes its part cuts connections that are just being made.
+        soon("a connection", async {
+            let mut look = tokio::time::interval(Duration::from_millis(20));
+            loop {
+                look.tick().await;
+                if let Ok(connection) = client.get_multiplexed_async_connection_with_config(&patient).await {
+                    return Talk { connection };
+                }
+            }
+        })
+        .await
     }
 
     pub async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> RedisResult<T> {
@@ -60,11 +71,17 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     .await;
 }
 
-/// A port that nobody has, below those that the system gives out by itself.
+/// A port that nobody has, below those that the system gives out by itself. None is given twice, and
+/// two processes that test at the same time begin apart: a port is free until the server is up.
 pub fn free_port() -> u16 {
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let mut ports = std::iter::repeat_with(|| rand::random_range(20_000..32_000));
-    ports.find(free).unwrap()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 12_000;
+    const APART: u32 = 200;
+    let begin = std::process::id() % (COUNT / APART) * APART;
+    let next = || FIRST + (begin + GIVEN.fetch_add(1, Ordering::Relaxed)) % COUNT;
+    let ports = std::iter::repeat_with(|| u16::try_from(next()).unwrap());
+    ports.take(COUNT as usize).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// A server that can be reached over TCP too.

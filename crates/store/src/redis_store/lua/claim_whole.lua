@@ -110,22 +110,31 @@ local function take_urgent()
   if is_done() then return end
   for _, id in ipairs(redis.call('ZRANGE', URGENT, 0, most - #claims - 1)) do
     if is_done() then return end
-    redis.call('ZREM', URGENT, id)
     take(id, 'queue')
+    do_gathered()
+    redis.call('ZREM', URGENT, id)
   end
 end
 
 local function take_expired()
-  local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, most - #claims)
-  for _, id in ipairs(expired) do
-    if is_done() then return end
-    take(id, 'expired')
-  end
-  if #expired == 0 then return end
-  more = true
-  -- One that was put back may have to be told of.
-  do_gathered()
-  take_urgent()
+  repeat
+    -- What this very claim gives is not given again, however short its lease.
+    local ours, seen = {}, 0
+    for _, row in ipairs(claims) do ours[row[1]] = true end
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', NOW, 'LIMIT', 0, most)) do
+      if is_done() or budget <= 0 then break end
+      if not ours[id] then
+        seen, budget = seen + 1, budget - 1
+        if not take(id, 'expired') then
+          -- One that was put back may have to be told of.
+          do_gathered()
+          take_urgent()
+        end
+      end
+    end
+    do_gathered()
+  until seen == 0 or is_done() or budget <= 0
+  more = more or budget <= 0
 end
 
 local function take_popped(id, seq, lane, repo, due)
@@ -212,6 +221,8 @@ if #claims == 0 or popped then
   if ARGV[11] ~= 'urgent' and not ALL_PAUSED and not is_done() then
     take_expired()
     if not is_done() then
+      -- What was claimed already counts.
+      do_gathered()
       promote()
       loosen()
       take_ready()
