@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
+use steadfast_core::end::EndStatus;
 use steadfast_core::job::JobId;
 use steadfast_sim::{Fault, FaultRule, Operation, Target};
-use steadfast_store::{Inspection, State, Store};
+use steadfast_store::testing::RedisServer;
+use steadfast_store::{Inspection, Settings, Settlement, State, Store, StoreError};
 
 use crate::support::fleet::Fleet;
 use crate::support::in_process::{Village, field, paused};
-use crate::support::job;
 use crate::support::storm::{Death, Deathbed, Rates};
+use crate::support::{eventually, job};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Each failure ends its run, and no breaker has a say.
@@ -175,4 +177,25 @@ fn a_journal_of_a_newer_build_is_left_to_it() {
         assert_eq!((found.counts.attempts, found.counts.crashes, found.counts.steps), (0, 0, 1), "{found:?}");
         assert!(fleet.world.records().comments.is_empty(), "nothing is said of it");
     });
+}
+
+/// A job of which nothing is known but that it runs: the shortest way to an end is checked, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_was_taken_over_ends_no_job_in_redis() {
+    let server = tokio::task::spawn_blocking(RedisServer::start).await.unwrap();
+    let settings = Settings { lease: Duration::from_millis(200), ..Settings::for_tests(&server.url()) };
+    let one = steadfast_store::open(&settings, "one").await.unwrap();
+    let other = steadfast_store::open(&settings, "other").await.unwrap();
+    one.submit(&job("one", 1)).await.unwrap();
+    let old = eventually("a claim", async || one.claim(1).await.unwrap().pop()).await.unwrap().lease;
+    let new = eventually("a takeover", async || other.claim(1).await.unwrap().pop()).await.unwrap().lease;
+    assert_ne!(old.token, new.token);
+    let end = Settlement {
+        status: EndStatus::Completed,
+        result: serde_json::json!({"success": true}),
+        fields: Vec::new(),
+    };
+    let refused = one.settle(&old, &end).await;
+    assert!(matches!(refused, Err(StoreError::LeaseLost { .. })), "{refused:?}");
+    assert_eq!(one.inspect(&old.job).await.unwrap().unwrap().state, State::Running);
 }

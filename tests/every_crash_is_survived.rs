@@ -147,7 +147,10 @@ fn matrix<'a>(recorded: &'a [Recorded], place: &Place) -> Vec<Play<'a>> {
                 Some("claim_called_off") => Some(scenarios::CALLED_OFF_AWAY),
                 _ => None,
             };
-            if only_in.is_some_and(|name| name != recorded.scenario.name) || !known.insert(point.clone()) {
+            // Nobody waits for a token's end: in real time the job's may be told before it.
+            let too_late = place.is_real() && point.starts_with("DELETE revoke_token");
+            let elsewhere = only_in.is_some_and(|name| name != recorded.scenario.name);
+            if too_late || elsewhere || !known.insert(point.clone()) {
                 continue;
             }
             let goes_on = ["claim", "renew /", "purge /"].iter().any(|what| point.starts_with(what));
