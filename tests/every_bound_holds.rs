@@ -183,7 +183,7 @@ fn a_journal_of_a_newer_build_is_left_to_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_was_taken_over_ends_no_job_in_redis() {
     let server = tokio::task::spawn_blocking(RedisServer::start).await.unwrap();
-    let settings = Settings { lease: Duration::from_millis(200), ..Settings::for_tests(&server.url()) };
+    let settings = Settings { lease: Duration::from_millis(200), ..Settings::for_tests(server.url()) };
     let one = steadfast_store::open(&settings, "one").await.unwrap();
     let other = steadfast_store::open(&settings, "other").await.unwrap();
     one.submit(&job("one", 1)).await.unwrap();
