@@ -170,7 +170,7 @@ impl Caller {
                             if is_left_to_the_pace(&failure) && since.elapsed() < self.park_after =>
                         {
                             let (provider, operation) = (failure.provider, failure.operation);
-                            tracing::debug!(%provider, operation, "refused for the rate: asking for the next permit");
+                            tracing::info!(%provider, operation, status = failure.status, "rate limited");
                             // No retry of our own choosing: the pace says when.
                             this = Try { refresh: false, is_retry: false, ..this };
                         }

@@ -359,6 +359,10 @@ impl Lane {
             }
             Kind::Fixed => {
                 let this_window = self.edge.is_some_and(|edge| sent >= edge.hi);
+                // What others used up of the window was let in too: it is no smaller than that.
+                if let Some(cap) = self.cap.filter(|_| this_window) {
+                    self.most = self.most.max((cap - remaining).min(cap));
+                }
                 if this_window && self.most.is_finite() {
                     self.in_window = self.in_window.max(self.most - remaining + since);
                 }
