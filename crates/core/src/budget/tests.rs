@@ -235,3 +235,26 @@ proptest! {
         prop_assert!(waited < secs(400 * 86_400), "{:?}", waited);
     }
 }
+
+#[test]
+fn a_window_that_others_used_up_is_no_smaller_for_us() {
+    let told = |remaining, reset| Observed {
+        requests: Some(Window { limit: Some(5_000), remaining: Some(remaining), reset: Some(secs(reset)) }),
+        tokens: None,
+        resource: None,
+    };
+    let mut github = budget(0, 0, 0);
+    github.learn(secs(0), secs(0), &told(4_999, 3_000));
+    for second in 1..10 {
+        github.take(secs(second), 1);
+        github.done(secs(second), secs(second), 1, None, Outcome::Accepted);
+        github.learn(secs(second), secs(second), &told(4_999 - second, 3_000 - second));
+    }
+    github.take(secs(30), 1);
+    github.done(secs(30), secs(30), 1, None, Outcome::Rejected(Some(secs(10))));
+    github.learn(secs(30), secs(30), &told(0, 10));
+    let (limit, _) = github.request_limit().unwrap();
+    assert!((83.0..84.0).contains(&limit), "{limit}");
+    let wait = github.wait(secs(41), 1);
+    assert!(wait < secs(5), "{wait:?} after the reset");
+}
