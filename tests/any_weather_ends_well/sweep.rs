@@ -146,5 +146,5 @@ pub fn play_all(seeds: impl Iterator<Item = u64>) {
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
 }
 
-/// The longest that one seed may take of simulated time in any one wait.
+/// Between two looks at a story.
 pub const TICK: Duration = Duration::from_secs(1);

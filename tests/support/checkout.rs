@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use steadfast_agent::git::{Identity, Published};
 use steadfast_agent::tools::{Checked, check_call};
-use steadfast_agent::workspace::{Checkout, OpenSpec, ToolOutcome, Workshop};
+use steadfast_agent::workspace::{Checkout, OpenSpec, ToolOutcome, Workshop, known_path};
 use steadfast_core::chat::ToolCall;
 use steadfast_core::classify;
 use steadfast_core::failure::Failure;
@@ -203,19 +203,7 @@ impl Checkout for MemoryCheckout {
     }
 
     async fn recall(&self, calls: &[ToolCall]) {
-        let path = |call: &ToolCall| match check_call(call).ok()? {
-            Checked::ReadFile { path, .. }
-            | Checked::EditFile { path, .. }
-            | Checked::WriteFile { path, .. } => Some(path),
-            Checked::MoveFile { to, .. } => Some(to),
-            Checked::ListDirectory { .. }
-            | Checked::SearchCode { .. }
-            | Checked::DeleteFile { .. }
-            | Checked::RunCommand { .. }
-            | Checked::CommentOnIssue { .. }
-            | Checked::Finish { .. } => None,
-        };
-        self.seen.lock().unwrap().extend(calls.iter().filter_map(path));
+        self.seen.lock().unwrap().extend(calls.iter().filter_map(known_path));
     }
 
     async fn run(&mut self, call: &ToolCall, cancel: CancellationToken) -> ToolOutcome {

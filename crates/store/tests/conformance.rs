@@ -19,6 +19,7 @@ on_every_store![
     the_same_id_twice_is_one_job,
     jobs_are_claimed_in_the_order_in_which_they_came,
     an_old_token_can_change_nothing,
+    a_token_that_nobody_was_given_can_change_nothing,
     an_expired_lease_is_taken_over_once_and_the_crash_is_counted,
     a_lease_that_nobody_took_over_still_holds,
     a_parked_job_comes_back_when_its_time_has_come,
@@ -117,6 +118,21 @@ async fn an_old_token_can_change_nothing(world: World) {
     assert_eq!(store.renew(&[old, new.clone()]).await.unwrap(), [Renewal::Lost, Renewal::Held]);
     store.settle(&new, &completed()).await.unwrap();
     assert_eq!(store.renew(&[new]).await.unwrap(), [Renewal::Lost]);
+}
+
+async fn a_token_that_nobody_was_given_can_change_nothing(world: World) {
+    let store = world.store("a").await;
+    // The plainest life there is: claimed once, and ended.
+    let lease = running(&*store, "x").await.lease;
+    let newer = steadfast_store::Lease { token: steadfast_store::Token(lease.token.0 + 1), ..lease.clone() };
+    for wrong in [older(&lease), newer] {
+        let settled = store.settle(&wrong, &completed()).await;
+        assert!(matches!(settled, Err(StoreError::LeaseLost { .. })), "{settled:?}");
+        let parked = store.park(&wrong, Timestamp::MAX, "x").await;
+        assert!(matches!(parked, Err(StoreError::LeaseLost { .. })), "{parked:?}");
+    }
+    assert_eq!(look(&*store, "x").await.state, State::Running);
+    store.settle(&lease, &completed()).await.unwrap();
 }
 
 async fn an_expired_lease_is_taken_over_once_and_the_crash_is_counted(world: World) {

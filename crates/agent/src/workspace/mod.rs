@@ -167,7 +167,7 @@ impl Workspace {
     /// that they read or wrote count as read, as they are now; without it the model has to read
     /// them again before it edits them.
     pub async fn recall(&self, calls: &[ToolCall]) {
-        let paths: Vec<String> = calls.iter().filter_map(|call| known_path(check_call(call).ok()?)).collect();
+        let paths: Vec<String> = calls.iter().filter_map(known_path).collect();
         let files = Arc::clone(&self.files);
         // It fails only if it panics, and then nothing is recalled.
         let _ = tokio::task::spawn_blocking(move || paths.iter().for_each(|path| files.recall(path))).await;
@@ -236,8 +236,8 @@ impl Workspace {
 }
 
 /// The file that the model knows after a call.
-fn known_path(checked: Checked) -> Option<String> {
-    match checked {
+pub fn known_path(call: &ToolCall) -> Option<String> {
+    match check_call(call).ok()? {
         Checked::ReadFile { path, .. } | Checked::EditFile { path, .. } | Checked::WriteFile { path, .. } => {
             Some(path)
         }

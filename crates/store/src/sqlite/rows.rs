@@ -89,6 +89,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Result<Record, String>> {
         },
         priority: row.get("priority")?,
         unique: row.get("uniq")?,
+        // Only shown: what is no id names nobody.
         joined_to: row.get::<_, Option<String>>("joined_to")?.and_then(|id| JobId::new(id).ok()),
         retries: row.get("retries")?,
         closed: row.get("closed")?,
