@@ -22,6 +22,7 @@ const FOUND: &[(u64, &str)] = &[
     (43, "a permit that came after the lease was used"),
     (88, "a retry after an outage of the store was sent, though another runner had the job"),
     (236, "a permit that came after the lease was used"),
+    (371, "a process that lost the ledger before any plan had more calls in flight than configured"),
 ];
 
 #[test]
