@@ -115,7 +115,13 @@ impl CallError {
                 until,
                 provider: failure.provider,
                 reason,
-                why: format!("{} {}: {reason}", failure.provider, failure.operation),
+                why: match failure.provider {
+                    // It names no wait but for a full disk, which a person has to hear of.
+                    Provider::Git => failure.to_string(),
+                    Provider::Llm | Provider::Github | Provider::Store | Provider::Webhook => {
+                        format!("{} {}: {reason}", failure.provider, failure.operation)
+                    }
+                },
             },
             GaveUp::Exhausted { failure, .. } if failure.is_rate_limit() => CallError::Park {
                 until: now + policy.max,

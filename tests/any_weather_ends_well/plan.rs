@@ -124,8 +124,7 @@ const GITHUB: &[Operation] = &[
     Operation::PullCreate,
 ];
 
-/// Seeds from here on also tell the workers the model's limit, every other time. They are apart, since
-/// they find what is still open: two processes that keep each other waiting for permits for hours.
+/// Seeds from here on also tell the workers the model's limit, every other time.
 const KNOWN_LIMITS_FROM: u64 = 10_000;
 
 const GIT: &[Operation] = &[Operation::GitFetch, Operation::GitPush, Operation::GitPush];

@@ -17,7 +17,7 @@ pub struct Scenario {
     /// The actor that passes this point first panics.
     pub panic: Option<&'static str>,
     pub ends: Ends,
-    /// Whether it takes minutes, and so is not played where time is real.
+    /// Whether it takes minutes, and so is played where time is real only if all is.
     pub is_long: bool,
 }
 

@@ -26,6 +26,8 @@ use crate::support::{API_KEY, TOKEN, job};
 /// The longest that a job may take: in simulated time, and in real time.
 const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 const REAL_PATIENCE: Duration = Duration::from_secs(120);
+/// In real time, where a scenario takes minutes.
+const LONG_PATIENCE: Duration = Duration::from_secs(3000);
 
 /// Which store a play is on. Beside the one in memory they are real, and so is the time.
 #[derive(Clone, Debug)]
@@ -216,7 +218,12 @@ impl Stage {
             self.act(act, &job, blow).await;
         }
         self.client(blow, async |store| store.submit(&job).await.unwrap()).await;
-        let (begin, patience) = (Instant::now(), if self.place.is_real() { REAL_PATIENCE } else { PATIENCE });
+        let patience = match (self.place.is_real(), scenario.is_long) {
+            (true, true) => LONG_PATIENCE,
+            (true, false) => REAL_PATIENCE,
+            (false, _) => PATIENCE,
+        };
+        let begin = Instant::now();
         let mut line = self.start(blow.cloned(), scenario.panic).await;
         let mut away = blow.is_some_and(|blow| matches!(blow.what, What::Freeze | What::Partition));
         let ended = loop {

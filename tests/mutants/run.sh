@@ -4,7 +4,8 @@
 #
 #   tests/mutants/run.sh [--json] [--list] [NAME...]
 #
-# NAME chooses faults whose name holds it. MUTANTS_TARGET is where cargo builds (kept between runs),
+# NAME chooses faults whose name holds it; FIRST=NAME those from that name on. What was caught at this
+# commit is not played again, unless AGAIN=1. MUTANTS_TARGET is where cargo builds (kept between runs),
 # MUTANTS_LIMIT the longest time of one fault's tests in seconds.
 set -u
 root=$(git rev-parse --show-toplevel) || exit 2
@@ -14,13 +15,14 @@ case $base in /*) ;; *) base=$root/$base ;; esac
 place=$base/mutants
 tree=$place/tree
 limit=${MUTANTS_LIMIT:-900}
+first=${FIRST:-}
 json=
 list=
 while [ $# -gt 0 ]; do
     case $1 in
     --json) json=1 ;;
     --list) list=1 ;;
-    --help | -h) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help | -h) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "unknown option $1: see --help" >&2; exit 2 ;;
     *) break ;;
     esac
@@ -32,6 +34,11 @@ header() { sed -n "s/^# $1: //p" "$2" | head -n 1; }
 chosen=
 for patch in "$here"/*.patch; do
     name=$(basename "$patch" .patch)
+    # Names come in their order: the first is passed once, and stays so.
+    if [ -n "$first" ]; then
+        [ "$name" = "$first" ] || continue
+        first=
+    fi
     if [ $# -eq 0 ]; then chosen="$chosen $name"; continue; fi
     for wanted; do
         case $name in *"$wanted"*) chosen="$chosen $name"; break ;; esac
@@ -39,7 +46,7 @@ for patch in "$here"/*.patch; do
 done
 [ -n "$chosen" ] || { echo "no fault is named so: see --list" >&2; exit 2; }
 if [ -n "$list" ]; then
-    for name in $chosen; do printf '%-32s %s\n' "$name" "$(header fault "$here/$name.patch")"; done
+    for name in $chosen; do printf '%-36s %s\n' "$name" "$(header fault "$here/$name.patch")"; done
     exit 0
 fi
 
@@ -52,10 +59,13 @@ else
 fi
 git -C "$tree" clean -qfd
 CARGO_TARGET_DIR=${MUTANTS_TARGET:-$place/target}
-CARGO_INCREMENTAL=0
+# A fault is a few lines of one crate, and nobody looks at it with a debugger.
+CARGO_INCREMENTAL=1
+CARGO_PROFILE_DEV_DEBUG=0
+CARGO_PROFILE_TEST_DEBUG=0
 CARGO_TERM_COLOR=never
 RUST_BACKTRACE=0
-export CARGO_TARGET_DIR CARGO_INCREMENTAL CARGO_TERM_COLOR RUST_BACKTRACE
+export CARGO_TARGET_DIR CARGO_INCREMENTAL CARGO_PROFILE_DEV_DEBUG CARGO_PROFILE_TEST_DEBUG CARGO_TERM_COLOR RUST_BACKTRACE
 commit=$(git -C "$tree" rev-parse HEAD)
 
 # Runs a command of a header in the tree; tests that take too long have noticed something, too.
@@ -66,26 +76,39 @@ build() {
     (cd "$tree" && sh -c "$command") >>"$log" 2>&1 </dev/null
 }
 
-# Tests that fail anyway catch nothing.
-green() {
-    grep -qxF "$commit $1" "$place/green" 2>/dev/null && return 0
-    build "$1" && run "$1" && echo "$commit $1" >>"$place/green"
-}
+# What is known of this commit: a line `catch COMMAND` for tests that are green without a fault, a line
+# `caught NAME SUM` for a fault as its patch was.
+known=$place/known
+[ "$(head -n 1 "$known" 2>/dev/null)" = "$commit" ] || echo "$commit" >"$known"
+is_known() { grep -qxF "$1" "$known"; }
+sum() { cksum <"$here/$1.patch" | tr -d ' '; }
+is_caught() { [ -z "${AGAIN:-}" ] && is_known "caught $1 $(sum "$1")"; }
 
-bad=0
+# Tests that fail anyway catch nothing. All of them run first, on one build without a fault.
+log=$place/logs/without-a-fault.log
+: >"$log"
+for name in $chosen; do
+    catch=$(header catch "$here/$name.patch")
+    if is_caught "$name" || is_known "catch $catch"; then continue; fi
+    if build "$catch" && run "$catch"; then echo "catch $catch" >>"$known"; fi
+done
+
 total=0
 caught=0
-[ -n "$json" ] || printf '%-32s %-22s %7s  %s\n' fault verdict seconds 'caught by'
+missed=
+begun=$(date +%s)
+[ -n "$json" ] || printf '%-36s %-22s %7s  %s\n' fault verdict seconds 'caught by'
 for name in $chosen; do
     patch=$here/$name.patch
     log=$place/logs/$name.log
-    : >"$log"
     catch=$(header catch "$patch")
     begin=$(date +%s)
     total=$((total + 1))
-    if ! git -C "$tree" apply --check "$patch" >>"$log" 2>&1; then
+    if is_caught "$name"; then
+        verdict='caught before'
+    elif : >"$log" && ! git -C "$tree" apply --check "$patch" >>"$log" 2>&1; then
         verdict='does not apply'
-    elif ! green "$catch"; then
+    elif ! is_known "catch $catch"; then
         verdict='tests fail without it'
     else
         git -C "$tree" apply "$patch"
@@ -95,16 +118,23 @@ for name in $chosen; do
             verdict=SURVIVED
         else
             verdict=caught
+            echo "caught $name $(sum "$name")" >>"$known"
         fi
         git -C "$tree" checkout --quiet --force .
     fi
     took=$(($(date +%s) - begin))
-    if [ "$verdict" = caught ]; then caught=$((caught + 1)); else bad=1; fi
+    case $verdict in
+    caught*) caught=$((caught + 1)) ;;
+    *) missed="$missed $name" ;;
+    esac
     if [ -n "$json" ]; then
         printf '{"fault":"%s","verdict":"%s","seconds":%s}\n' "$name" "$verdict" "$took"
     else
-        printf '%-32s %-22s %7s  %s\n' "$name" "$verdict" "$took" "$catch"
+        printf '%-36s %-22s %7s  %s\n' "$name" "$verdict" "$took" "$catch"
     fi
 done
-[ -n "$json" ] || echo "$caught of $total faults caught; the tests' words: $place/logs"
-exit $bad
+if [ -z "$json" ]; then
+    echo "$caught of $total faults caught in $(($(date +%s) - begun)) s; the tests' words: $place/logs"
+    [ -z "$missed" ] || echo "not caught:$missed"
+fi
+[ -z "$missed" ]

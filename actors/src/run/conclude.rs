@@ -102,6 +102,7 @@ impl Run {
         why: String,
     ) -> Outcome {
         let wait = until.since(self.deps.clock.now());
+        let until = self.by_the_store(until);
         if wait > self.deps.settings.job.report_wait_over
             && provider != Provider::Github
             && self.agent.progress_comment().is_some()

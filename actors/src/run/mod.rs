@@ -7,6 +7,7 @@
 mod conclude;
 mod effects;
 mod outcome;
+mod time;
 mod workspace;
 
 use std::sync::Arc;
@@ -77,6 +78,7 @@ pub(crate) struct Run {
     endpoint: Option<String>,
     /// Who the commits are by, once asked for.
     identity: Option<Identity>,
+    time: Option<time::StoreTime>,
 }
 
 impl Run {
@@ -96,6 +98,7 @@ impl Run {
             no_comment: false,
             endpoint: None,
             identity: None,
+            time: None,
         }
     }
 
@@ -126,6 +129,7 @@ impl Run {
             // Even telling of it crashed the runner.
             return Ok(self.settlement(&self.poison()));
         }
+        self.set_the_time().await?;
         self.restore().await?;
         if self.claim.cancel_requested {
             self.called_off().await?;
@@ -175,7 +179,7 @@ impl Run {
             let step = match Step::decode(bytes) {
                 Ok(step) => step,
                 Err(error @ JournalError::Newer { .. }) => {
-                    let until = self.deps.clock.now() + self.deps.settings.job.retry.max;
+                    let until = self.now() + self.deps.settings.job.retry.max;
                     return Err(Outcome::Parked { until, why: error.to_string() });
                 }
                 Err(error @ JournalError::Corrupt(_)) => return self.unreadable(&error.to_string()).await,
@@ -215,7 +219,7 @@ impl Run {
     fn past_deadline(&self) -> bool {
         // A job that was put off by its producer begins then.
         let begin = self.job.not_before().unwrap_or_default().max(self.claim.admitted_at);
-        self.deps.clock.now().since(begin) > self.deps.settings.job.deadline
+        self.now().since(begin) > self.deps.settings.job.deadline
     }
 
     fn poison(&self) -> End {

@@ -2,7 +2,7 @@
 
 use secrecy::SecretString;
 use steadfast_agent::workspace::{Checkout, OpenSpec, Published};
-use steadfast_core::failure::Failure;
+use steadfast_core::failure::{Failure, Verdict};
 use steadfast_core::headers::Observed;
 use steadfast_core::journal::Event;
 
@@ -126,7 +126,18 @@ impl Run {
     /// The newest patch of the workspace.
     pub(super) async fn read_patch(&self) -> Result<Vec<u8>, Outcome> {
         let Some(workspace) = &self.workspace else { return Ok(Vec::new()) };
-        workspace.patch().await.map_err(|failure| self.requeue(&failure.to_string()))
+        workspace.patch().await.map_err(|failure| match failure.verdict {
+            // This machine has no room: that costs no attempt.
+            Verdict::Retry { after: Some(wait) } => {
+                Outcome::Parked { until: self.now() + wait, why: failure.to_string() }
+            }
+            Verdict::Retry { after: None }
+            | Verdict::WaitUntil { .. }
+            | Verdict::Refresh
+            | Verdict::Verify
+            | Verdict::Shrink
+            | Verdict::Fatal { .. } => self.requeue(&failure.to_string()),
+        })
     }
 
     /// Where the repository is cloned from: `{github.web_url}/{owner}/{name}.git`.

@@ -13,6 +13,7 @@ mod model_rules;
 mod pauses;
 mod redis_older;
 mod redis_real;
+mod redis_refusals;
 mod redis_specifics;
 mod sqlite_power;
 mod sqlite_schema;

@@ -241,7 +241,11 @@ pub(crate) fn unusable(operation: &'static str, message: impl Into<String>) -> F
 
 /// A failure of this machine, which another try, perhaps on another machine, may mend.
 pub(crate) fn io(operation: &'static str, what: &str, error: &std::io::Error) -> Failure {
-    local(operation, Verdict::Retry { after: None }, format!("{what}: {error}"))
+    let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+    let after = full.then_some(classify::git::FULL_DISK);
+    let hint = if full { classify::git::FULL_DISK_HINT } else { "" };
+    let between = if full { "; " } else { "" };
+    local(operation, Verdict::Retry { after }, format!("{hint}{between}{what}: {error}"))
 }
 
 fn local(operation: &'static str, verdict: Verdict, message: String) -> Failure {

@@ -6,6 +6,7 @@
 
 mod command;
 mod decoy;
+mod room;
 mod seam;
 mod slot;
 mod tidy;
@@ -95,13 +96,21 @@ impl Workspaces {
         let root =
             std::path::absolute(&self.root).map_err(|error| git::io("open", "workspace root", &error))?;
         let job = spec.job.clone();
-        let slot = blocking("open", "workspace folder", move || Slot::take(&root, &job)).await?;
+        let at = root.clone();
+        let slot = match blocking("open", "workspace folder", move || Slot::take(&root, &job)).await {
+            Ok(slot) => slot,
+            Err(failure) => return Err(room::judge(&at, failure).await),
+        };
         let folder = slot.folder.clone();
-        let opened = self.fill(slot, spec, token).await;
-        if opened.is_err() {
-            slot::remove(folder).await;
+        match self.fill(slot, spec, token).await {
+            Ok(workspace) => Ok(workspace),
+            Err(failure) => {
+                // Before it is removed: that makes room.
+                let failure = room::judge(&folder, failure).await;
+                slot::remove(folder).await;
+                Err(failure)
+            }
         }
-        opened
     }
 
     async fn fill(
@@ -201,8 +210,8 @@ impl Workspace {
     /// among them, what git ignores not. The same content gives the same bytes.
     pub async fn patch(&self) -> Result<Vec<u8>, Failure> {
         let repository = self.repository.lock().await;
-        let nested = self.nested(&repository).await?;
-        repository.patch(&nested).await
+        let patch = async { repository.patch(&self.nested(&repository).await?).await };
+        self.judged(patch.await).await
     }
 
     /// Commits everything on the base commit and pushes it. Doing it again changes nothing.
@@ -214,8 +223,19 @@ impl Workspace {
         token: Option<SecretString>,
     ) -> Result<Published, Failure> {
         let repository = self.repository.lock().await;
-        let nested = self.nested(&repository).await?;
-        repository.publish(&self.job, branch, message, identity, token.as_ref(), &nested).await
+        let published = async {
+            let nested = self.nested(&repository).await?;
+            repository.publish(&self.job, branch, message, identity, token.as_ref(), &nested).await
+        };
+        self.judged(published.await).await
+    }
+
+    /// The result; a failure of a full disk as one.
+    async fn judged<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
+        match result {
+            Ok(done) => Ok(done),
+            Err(failure) => Err(room::judge(&self.slot.folder, failure).await),
+        }
     }
 
     /// Removes the workspace from the disk.

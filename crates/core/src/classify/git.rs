@@ -1,6 +1,8 @@
 //! From the words of the git program to a verdict. Its exit code says only that it failed, so here,
 //! and only here, text decides. Git must be run with `LC_ALL=C` for its words to be these.
 
+use std::time::Duration;
+
 use super::clean::clean;
 use crate::failure::{Failure, FatalReason, Provider, Verdict};
 
@@ -84,6 +86,22 @@ const NETWORK: &[&str] = &[
     "expected flush after ref listing",
 ];
 
+/// What git says, not the remote by its mouth, where this machine has no room left.
+const FULL: &[&str] = &["no space left on device", "out of diskspace", "disk quota exceeded"];
+
+/// How long a full disk is left alone: longer than a layer sits, so that the job parks and no attempt is
+/// spent on what a person has to mend.
+pub const FULL_DISK: Duration = Duration::from_secs(60);
+
+/// What a person can do about it.
+pub const FULL_DISK_HINT: &str = "this machine's disk is full: make room in agent.workspaces";
+
+/// Whether it is this machine that has no room: what the remote says stands behind its name.
+fn is_disk_full(words: &str) -> bool {
+    let own = words.split(['\n', '\r']).filter(|line| !line.trim_start().starts_with("remote:"));
+    own.into_iter().any(|line| FULL.iter().any(|full| line.contains(full)))
+}
+
 /// What git's failure means. `exit` is `None` where it was killed, at its time limit say. A push
 /// that was cut off by us may have arrived, so one looks; one that failed of itself may be repeated
 /// as it is, since pushing the same commit twice leaves what pushing it once leaves.
@@ -96,8 +114,10 @@ pub fn classify(operation: &'static str, exit: Option<i32>, stderr: &str, is_pus
     let remote_branch = words.contains("remote branch") && words.contains("not found");
     // Another try may mend what git does not explain; the layer's attempts bound it.
     let unexplained = if is_push { Verdict::Verify } else { RETRY };
+    let full = exit.is_some() && is_disk_full(&words);
     let verdict = match (exit, by_words) {
         (None, _) => unexplained,
+        (Some(_), _) if full => Verdict::Retry { after: Some(FULL_DISK) },
         (Some(_), Some(Verdict::Verify)) if !is_push => RETRY,
         (Some(_), Some(verdict)) => verdict,
         (Some(_), None) if not_found || remote_branch => MISSING,
@@ -115,6 +135,9 @@ pub fn classify(operation: &'static str, exit: Option<i32>, stderr: &str, is_pus
         None => format!("stopped before it ended: {}", last_words(stderr)),
         Some(code) => format!("git ended with {code}: {}", last_words(stderr)),
     };
+    if full {
+        message = format!("{FULL_DISK_HINT}; {message}");
+    }
     if words.contains("couldn't find remote ref") {
         message.push_str("; there is no such branch, or the repository is empty");
     }
@@ -127,7 +150,9 @@ pub fn classify(operation: &'static str, exit: Option<i32>, stderr: &str, is_pus
         message: clean(&message),
         request_id: None,
         maybe_charged: false,
-        unhealthy: exit.is_none() || server_failed || (status.is_none() && by_words.is_none() && network),
+        unhealthy: exit.is_none()
+            || server_failed
+            || (status.is_none() && by_words.is_none() && network && !full),
     }
 }
 
@@ -295,6 +320,26 @@ mod tests {
         ),
         (" ! [remote rejected] b -> b (pre-receive hook declined)", true, REJECTED, false),
         ("remote: error: GH013: Repository rule violations found for refs/heads/b.", true, REJECTED, false),
+        // A full disk: this machine's, and the remote's.
+        (
+            "fatal: sha1 file '/w/index.lock' write error. Out of diskspace",
+            false,
+            Verdict::Retry { after: Some(FULL_DISK) },
+            false,
+        ),
+        (
+            "fatal: write error: No space left on device\nfetch-pack: unexpected disconnect while reading \
+             sideband packet\nfatal: early EOF",
+            false,
+            Verdict::Retry { after: Some(FULL_DISK) },
+            false,
+        ),
+        (
+            "remote: fatal: write error: No space left on device\n ! [remote rejected] b -> b (unpacker error)",
+            true,
+            VERIFY,
+            false,
+        ),
         ("fatal: something nobody has seen", false, RETRY, false),
         ("fatal: something nobody has seen", true, VERIFY, false),
         ("error: cannot lock ref 'refs/remotes/origin/b'", false, RETRY, false),

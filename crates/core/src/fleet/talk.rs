@@ -317,6 +317,11 @@ impl Fleet {
                 self.part = Part::Adrift;
             }
         }
+        if self.flight.is_none() && self.settings.concurrency > 0 {
+            // No plan gave it places yet, and its part of the budget knows of none.
+            let part = self.settings.concurrency / self.last.members.max(1);
+            self.flight = Some(part.max(1));
+        }
     }
 
     /// Our part of what was last known, sent evenly.

@@ -348,3 +348,23 @@ fn a_note_is_read_back_unless_the_configuration_changed() {
         assert_eq!(next.wait(at(30.0), 1), Duration::ZERO);
     }
 }
+
+/// The ledger is lost before a plan gave the process places.
+#[test]
+fn adrift_before_any_plan_no_more_is_in_flight_than_is_configured() {
+    let limits = LimitSettings { concurrency: 2, ..limits() };
+    let mut member = Fleet::new(&limits, "b#1");
+    member.need(at(0.0), 5, 5, 0.0);
+    member.step(at(0.0));
+    member.kept(at(0.0), Answer { yours: false, epoch: 1, until: at(20.0), ..Answer::default() });
+    member.away(at(0.0));
+    assert_eq!(member.part(), Part::Adrift);
+    for sent in 1..=2 {
+        let now = at(f64::from(sent) * 10.0);
+        assert!(member.wait(now, 1).is_zero(), "call {sent} of two may go");
+        member.take(now, 1);
+    }
+    assert_eq!(member.wait(at(30.0), 1), Duration::MAX, "two are in flight");
+    member.done(at(30.0), at(10.0), at(10.0), 1, None, Outcome::Accepted);
+    assert!(member.wait(at(31.0), 1).is_zero(), "a place is free again");
+}

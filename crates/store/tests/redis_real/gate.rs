@@ -1,9 +1,10 @@
 //! Stands between a store and its server, and does to the requests what a test wants: lets them
 //! pass, answers in the server's place, is silent, or leads to another server.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use steadfast_store::testing::RedisServer;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -25,19 +26,24 @@ pub struct Gate {
     folder: tempfile::TempDir,
     way: watch::Sender<Way>,
     came: Arc<AtomicUsize>,
+    numbers: Numbers,
 }
+
+/// Numbers that went to the server as words of their own.
+type Numbers = Arc<Mutex<BTreeSet<u64>>>;
 
 impl Gate {
     pub fn before(server: &RedisServer) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("gate.sock")).unwrap();
         let way = watch::Sender::new(Way::Open(server.socket()));
-        let gate = Gate { folder, way, came: Arc::default() };
+        let gate = Gate { folder, way, came: Arc::default(), numbers: Arc::default() };
         let (way, came) = (gate.way.subscribe(), Arc::clone(&gate.came));
+        let numbers = Arc::clone(&gate.numbers);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 came.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(between(client, way.clone()));
+                tokio::spawn(between(client, way.clone(), Arc::clone(&numbers)));
             }
         });
         gate
@@ -63,6 +69,11 @@ impl Gate {
         self.came.load(Ordering::Relaxed)
     }
 
+    /// Numbers that went to the server.
+    pub fn numbers(&self) -> BTreeSet<u64> {
+        self.numbers.lock().unwrap().clone()
+    }
+
     /// Answers with an error from now on.
     pub fn answer(&self, server: &RedisServer, error: &str) {
         self.way.send_replace(Way::Answer(server.socket(), error.to_owned()));
@@ -76,7 +87,7 @@ fn socket(way: &Way) -> Option<&PathBuf> {
     }
 }
 
-async fn between(client: UnixStream, mut way: watch::Receiver<Way>) {
+async fn between(client: UnixStream, mut way: watch::Receiver<Way>, numbers: Numbers) {
     let first = socket(&way.borrow_and_update()).cloned();
     let Some(first) = first else {
         // Held until the way changes, or the test ends.
@@ -107,6 +118,8 @@ async fn between(client: UnixStream, mut way: watch::Receiver<Way>) {
         let mut from_client = BufReader::new(from_client);
         while let Some(words) = request(&mut from_client).await {
             let first = String::from_utf8_lossy(&words[0]).to_uppercase();
+            let texts = words.iter().filter_map(|word| std::str::from_utf8(word).ok());
+            numbers.lock().unwrap().extend(texts.filter_map(|text| text.parse::<u64>().ok()));
             let now = here.borrow().clone();
             let sent = match now {
                 // What a connection begins with is answered whatever the server's state.
