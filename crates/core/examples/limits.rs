@@ -52,7 +52,13 @@ fn main() {
         );
     }
     for rpm in [60.0, 600.0] {
+        if value("--rpm").is_some_and(|only| only.parse() != Ok(rpm)) {
+            continue;
+        }
         for at_once in [10, 50, 200] {
+            if value("--at-once").is_some_and(|only| only.parse() != Ok(at_once)) {
+                continue;
+            }
             let count = scenario::all(rpm, 200, 10, at_once, 0.0).len();
             for index in 0..count {
                 let world = |seed: u64| {

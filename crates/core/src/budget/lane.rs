@@ -62,6 +62,20 @@ pub(super) struct Lane {
     returned: usize,
     last_sent: Option<Tick>,
     held_until: Tick,
+    /// When the bucket was full, or will be.
+    #[serde(default)]
+    full: Tick,
+    /// What a bucket's units cost beyond what was taken for them.
+    #[serde(default)]
+    amended: VecDeque<Amended>,
+}
+
+/// A correction: when it came to be, of what was taken when, by how much.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Amended {
+    when: Tick,
+    taken: Tick,
+    by: f64,
 }
 
 impl Lane {
@@ -94,6 +108,8 @@ impl Lane {
             returned: 0,
             last_sent: None,
             held_until: Duration::ZERO,
+            full: Duration::ZERO,
+            amended: VecDeque::new(),
         };
         lane.level = lane.room();
         lane
@@ -126,6 +142,14 @@ impl Lane {
         (burst - self.rate() * self.guard.as_secs_f64()).max(1.0)
     }
 
+    /// What may be spent at once.
+    pub fn at_once(&self) -> f64 {
+        match self.kind {
+            Kind::Bucket => self.room(),
+            Kind::Fixed | Kind::Rolling => self.most,
+        }
+    }
+
     /// Whether the bucket is spent as fast as it fills: only then does an answer say something of
     /// the limit.
     pub fn is_pressed(&self) -> bool {
@@ -135,7 +159,12 @@ impl Lane {
     fn advance(&mut self, now: Tick) {
         let gained = now.saturating_sub(self.at).as_secs_f64() * self.rate();
         if gained > 0.0 {
-            self.level = (self.level + gained).min(self.room());
+            let room = self.room();
+            if self.level < room {
+                let filled = (room - self.level) / self.rate();
+                self.full = self.at + Duration::try_from_secs_f64(filled).unwrap_or(LONGEST_WINDOW);
+            }
+            self.level = (self.level + gained).min(room);
         }
         self.at = self.at.max(now);
         let keep = self.window + self.guard;
@@ -149,6 +178,9 @@ impl Lane {
         while self.returned > 0 && self.log.front().is_some_and(|(sent, _)| *sent + keep + KEPT <= now) {
             self.log.pop_front();
             self.returned -= 1;
+        }
+        while self.amended.front().is_some_and(|first| first.when + KEPT <= now) {
+            self.amended.pop_front();
         }
         if let Some(edge) = self.edge {
             let passed = now.saturating_sub(edge.hi + self.guard).as_nanos() / self.window.as_nanos().max(1);
@@ -189,12 +221,17 @@ impl Lane {
         match (self.kind, self.edge) {
             (Kind::Bucket, _) => {
                 let held = self.held_until.saturating_sub(now).max(self.twice_the_rate(now));
-                let missing = amount.min(self.room()) - self.level;
+                let room = self.room();
+                let missing = amount.min(room) - self.level;
+                // What needs all that there may be waits for what was kept back, too.
+                let held =
+                    if amount > room { held.max((self.full + self.guard).saturating_sub(now)) } else { held };
                 // Short by less than a millionth is floating point, not a debt.
                 if missing <= 1e-6 {
                     return held;
                 }
-                Duration::try_from_secs_f64(missing / self.rate()).unwrap_or(Duration::MAX).max(held)
+                let filled = Duration::try_from_secs_f64(missing / self.rate()).unwrap_or(Duration::MAX);
+                filled.saturating_add(if amount > room { self.guard } else { Duration::ZERO }).max(held)
             }
             (Kind::Fixed, Some(edge)) => {
                 let full = self.in_window > 0.0 && self.in_window + amount > self.most + 1e-6;
@@ -317,6 +354,9 @@ impl Lane {
             .find(|index| self.log[*index].1 == estimated);
         if let Some(index) = found {
             self.log[index].1 = actual;
+            if actual > 0.0 {
+                self.amended.push_back(Amended { when: now, taken: sent, by });
+            }
             self.log.swap(from, index);
             if from >= self.returned {
                 self.rolling = (self.rolling + by).max(0.0);
@@ -329,7 +369,10 @@ impl Lane {
         self.advance(now);
         self.level = (self.level - by).min(self.room());
         self.in_window = (self.in_window + by).max(0.0);
-        if let Some((_, last)) = self.log.back_mut() {
+        self.amended.push_back(Amended { when: now, taken: Duration::ZERO, by });
+        if self.kind != Kind::Bucket
+            && let Some((_, last)) = self.log.back_mut()
+        {
             let before = *last;
             *last = (*last + by).max(0.0);
             self.rolling = (self.rolling + *last - before).max(0.0);
@@ -355,7 +398,14 @@ impl Lane {
                         self.level = self.level.max((refilled - since - reserve).min(self.room()));
                     }
                 }
-                self.level = self.level.min((refilled - since).max(self.level - self.room()));
+                let told = self.kind_source == Source::Headers;
+                let left = if told { self.since(now, sent, remaining, sent) } else { refilled - since };
+                self.level = self.level.min(left.max(self.level - self.room()));
+                if told && remaining > 0.0 {
+                    // What was sent a moment before may have come there after it.
+                    let least = self.since(now, sent, remaining, sent.saturating_sub(self.guard));
+                    self.level = self.level.max((least - reserve).min(self.room()));
+                }
             }
             Kind::Fixed => {
                 let this_window = self.edge.is_some_and(|edge| sent >= edge.hi);
@@ -376,12 +426,44 @@ impl Lane {
         }
     }
 
+    /// What a bucket holds that held `level` at `sent`, after all that was taken after `from` and
+    /// corrected since.
+    fn since(&self, now: Tick, sent: Tick, level: f64, from: Tick) -> f64 {
+        let taken = self.log.iter().skip(self.log.partition_point(|(at, _)| *at <= from)).copied();
+        let later = |amended: &&Amended| amended.when > sent && amended.taken <= from;
+        let amended = self.amended.iter().filter(later).map(|amended| (amended.when, amended.by));
+        let (mut taken, mut amended) = (taken.peekable(), amended.peekable());
+        let most = self.room() + self.rate() * self.guard.as_secs_f64();
+        let (mut level, mut at) = (level, sent);
+        loop {
+            let first_taken = taken.peek().map_or(Duration::MAX, |(at, _)| *at);
+            let first_amended = amended.peek().map_or(Duration::MAX, |(at, _)| *at);
+            let next = if first_taken <= first_amended { taken.next() } else { amended.next() };
+            let (until, amount) = next.unwrap_or((now, 0.0));
+            level =
+                (level + until.saturating_sub(at).as_secs_f64() * self.rate()).min(most.max(level)) - amount;
+            at = at.max(until);
+            if next.is_none() {
+                return level;
+            }
+        }
+    }
+
     /// A rejection says that nothing is left. Nothing goes before `wait` has passed; what a bucket
     /// refills meanwhile is ours.
     pub fn drain(&mut self, now: Tick, wait: Duration) {
         self.advance(now);
         self.level = self.level.min(0.0);
         self.held_until = now.saturating_add(wait);
+    }
+
+    /// The same of a request of `amount`: a server that named the wait has what is missing then.
+    pub fn refused(&mut self, now: Tick, amount: f64, hint: Option<Duration>) {
+        self.drain(now, hint.unwrap_or_default());
+        if let Some(wait) = hint {
+            let missing = wait.as_secs_f64() * self.rate();
+            self.level = (amount.min(self.room()) - missing).max(self.level);
+        }
     }
 
     /// Requests came closer together than they were sent.

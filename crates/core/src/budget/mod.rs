@@ -197,7 +197,7 @@ impl Budget {
             Outcome::Rejected(hint) => {
                 self.requests.undo(now, sent, 1.0);
                 self.tokens.undo(now, sent, estimated as f64);
-                self.rejected(now, sent, hint);
+                self.rejected(now, sent, estimated, hint);
             }
             Outcome::Unknown => {}
         }
@@ -212,10 +212,10 @@ impl Budget {
         self.requests.undo(now, permit, 1.0);
         self.tokens.undo(now, permit, tokens as f64);
         let known_by = if self.door.is_probe(permit) { permit } else { sent };
-        self.rejected(now, known_by, hint);
+        self.rejected(now, known_by, tokens, hint);
     }
 
-    fn rejected(&mut self, now: Tick, sent: Tick, hint: Option<Duration>) {
+    fn rejected(&mut self, now: Tick, sent: Tick, tokens: u64, hint: Option<Duration>) {
         self.door.heard(now.saturating_sub(sent));
         let hint = self.door.judge(now, hint);
         if self.door.rejected(now, sent, hint) {
@@ -227,7 +227,7 @@ impl Budget {
             && (self.requests.kind, self.tokens.kind) == (Kind::Bucket, Kind::Bucket)
             && !self.requests.is_pressed();
         if tokens_were_short {
-            self.tokens.drain(now, hint.unwrap_or_default());
+            self.tokens.refused(now, tokens as f64, hint);
             return;
         }
         if self.felt.rejected(now, sent, hint, &mut self.requests) {
@@ -310,6 +310,11 @@ impl Budget {
     /// Requests a second in the long run, as far as is known.
     pub fn rate(&self) -> Option<f64> {
         self.requests.most.is_finite().then(|| self.requests.rate())
+    }
+
+    /// Tokens that may be spent at once, where their rate is known.
+    pub fn token_room(&self) -> Option<f64> {
+        self.tokens.most.is_finite().then(|| self.tokens.at_once())
     }
 
     /// Tokens a second in the long run, as far as is known.

@@ -140,6 +140,8 @@ pub struct Fleet {
     /// Whether there is less than is wanted: then what is not used is given back.
     tight: bool,
     counts_tokens: bool,
+    /// So much of `off` is news.
+    slack: u64,
     flight: Option<u32>,
     in_flight: u32,
     gate: Option<Closed>,
@@ -185,6 +187,7 @@ impl Fleet {
             unused: Vec::new(),
             tight: false,
             counts_tokens: false,
+            slack: 0,
             flight: None,
             in_flight: 0,
             gate: None,
@@ -276,13 +279,16 @@ impl Fleet {
 
     /// What those that wait need beyond the permits that are there.
     fn uncovered(&self) -> Vec<u64> {
-        let mut held: u64 = self.stock.iter().map(|granted| granted.tokens).sum();
+        let mut held: Vec<u64> = self.stock.iter().map(|granted| granted.tokens).collect();
         let mut uncovered = Vec::new();
         for size in &self.sizes {
-            if held < *size {
-                uncovered.push(*size - held);
+            let fits = held.iter().enumerate().filter(|(_, tokens)| *tokens >= size);
+            match fits.min_by_key(|(_, tokens)| **tokens).map(|(index, _)| index) {
+                Some(index) => {
+                    held.swap_remove(index);
+                }
+                None => uncovered.push(*size),
             }
-            held = held.saturating_sub(*size);
         }
         uncovered
     }
@@ -314,17 +320,13 @@ impl Fleet {
             return gate.until - now;
         }
         self.expire(now);
-        let Some(first) = self.stock.front().copied() else { return Duration::MAX };
-        if !self.counts_tokens || first.probe {
-            return first.at.saturating_sub(now);
-        }
-        // A large one takes as many permits as bring its tokens.
-        let mut left = tokens;
-        let enough = self.stock.iter().find(|granted| {
-            left = left.saturating_sub(granted.tokens);
-            left == 0
-        });
-        enough.map_or(Duration::MAX, |granted| granted.at.saturating_sub(now))
+        let fits = self.stock.iter().filter(|granted| self.fits(granted, tokens));
+        fits.map(|granted| granted.at).min().map_or(Duration::MAX, |at| at.saturating_sub(now))
+    }
+
+    /// Whether the permit is for a request of `tokens`.
+    fn fits(&self, granted: &Granted, tokens: u64) -> bool {
+        !self.counts_tokens || granted.probe || granted.tokens == 0 || granted.tokens >= tokens
     }
 
     /// Forgets permits whose time is over.
@@ -343,22 +345,19 @@ impl Fleet {
             budget.take(now, tokens);
             return now;
         }
-        let (mut taken, mut left) = (None, tokens);
-        while let Some(first) = self.stock.front_mut().filter(|next| taken.is_none() || next.at <= now) {
-            taken.get_or_insert(*first);
-            if self.counts_tokens && !first.probe && first.tokens > left {
-                // The rest of its tokens is for whoever is next.
-                first.tokens -= left;
-                break;
-            }
-            left = left.saturating_sub(first.tokens);
-            let enough = !self.counts_tokens || first.probe || left == 0;
-            self.stock.pop_front();
-            if enough {
-                break;
-            }
-        }
-        taken.map_or(now, |granted| granted.at)
+        let due = self.stock.iter().enumerate().filter(|(_, granted)| granted.at <= now);
+        let fit = due.filter(|(_, granted)| self.fits(granted, tokens));
+        // The one that was dealt for it, or is nearest to that.
+        let fit = fit.min_by_key(|(_, granted)| if self.counts_tokens { granted.tokens } else { 0 });
+        let index = fit.map_or(0, |(index, _)| index);
+        let Some(granted) = self.stock.remove(index) else { return now };
+        self.off += tokens as f64 - self.dealt(&granted) as f64;
+        granted.at
+    }
+
+    /// Tokens that the keeper took for it.
+    fn dealt(&self, granted: &Granted) -> u64 {
+        if granted.tokens > 0 { granted.tokens } else { self.said.tokens }
     }
 
     /// Gives back a permit that was not used.
@@ -398,6 +397,7 @@ impl Fleet {
                 if alone {
                     keeper.budget.done(now, permit, estimated, actual, outcome);
                 } else {
+                    keeper.overspent(now, std::mem::take(&mut self.off));
                     keeper.met(now, permit, sent, estimated, Some(outcome));
                 }
             }

@@ -18,9 +18,6 @@ const ALONE: Duration = Duration::from_secs(10);
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a probe may wait for a caller.
 const PROBE_WITHIN: Duration = Duration::from_millis(100);
-/// So much of a request's tokens beyond the estimates, or below them, is news.
-const OVER: f64 = 0.25;
-const UNDER: f64 = 1.0;
 /// Where tokens are counted, new sizes are told so many times as often as that somebody is there, and
 /// at once where they are many.
 const TELL_SIZES: u32 = 8;
@@ -53,6 +50,11 @@ impl Fleet {
             let over = if granted.probe { granted.at + PROBE_WITHIN } else { granted.until };
             due = due.min(over);
         }
+        if self.counts_tokens && self.waiting > 0 {
+            // Each is for one of those that wait, not for the first.
+            let to_come = self.stock.iter().map(|granted| granted.at).filter(|at| *at > now);
+            due = to_come.min().map_or(due, |at| due.min(at));
+        }
         if self.untold() > 0 {
             due = due.min(self.said_at + self.say_each / TELL_SIZES);
         }
@@ -70,7 +72,7 @@ impl Fleet {
         let untold = self.untold();
         let sizes = untold > 0 && (self.asked == 0 || untold as f64 >= 3.0 + jobs / 4.0);
         let most = if self.counts_tokens { 1.0 } else { (jobs / 4.0).max(3.0) };
-        let off = self.counts_tokens && (self.off > self.cost * OVER || self.off < -self.cost * UNDER);
+        let off = self.counts_tokens && self.off.abs() > self.slack as f64;
         need || sizes || off || self.unused.len() as f64 >= most
     }
 
@@ -83,7 +85,8 @@ impl Fleet {
     /// A permit that was dealt to us was not used.
     pub(super) fn not_used(&mut self, granted: Granted) {
         if self.tight && !granted.probe && self.unused.len() < MOST_UNUSED {
-            self.unused.push(Unused { at: granted.at, tokens: granted.tokens });
+            let tokens = self.dealt(&granted);
+            self.unused.push(Unused { at: granted.at, tokens });
         }
     }
 
@@ -204,7 +207,7 @@ impl Fleet {
             self.said_at = now;
         }
         let alone = keeper.is_alone(&me);
-        let plan_due = now >= keeper.next_plan;
+        let plan_due = if alone { now >= keeper.next_plan } else { keeper.is_due(now, &me, waits) };
         if alone && now < self.due && !keeper.is_new() {
             return;
         }
@@ -426,6 +429,7 @@ impl Fleet {
         let Some(grants) = plan.grants.iter().find(|grants| grants.to == self.me) else { return };
         self.flight = grants.flight;
         self.counts_tokens = grants.tokens > 0;
+        self.slack = plan.slack;
         self.asked = self.asked.saturating_sub(grants.offsets.len());
         let sizes = grants.sizes.iter().copied().chain(std::iter::repeat(grants.tokens));
         for (number, (offset, tokens)) in (1..).zip(grants.offsets.iter().zip(sizes)) {

@@ -87,6 +87,7 @@ impl Word {
                 [plan.at, plan.until, plan.next].into_iter().all(instant)
                     && plan.gate.is_none_or(|gate| instant(gate.until))
                     && plan.opens.is_none_or(instant)
+                    && plan.slack < MOST_TOKENS
                     && plan.grants.iter().all(|grants| {
                         grants.offsets.iter().all(offset)
                             && grants.tokens < MOST_TOKENS
@@ -186,6 +187,9 @@ pub struct Plan {
     /// Whether there was less than members could use: then what is not used is given back.
     #[serde(default)]
     pub tight: bool,
+    /// Tokens that a member's requests may cost beyond what was dealt for them before it says so.
+    #[serde(default)]
+    pub slack: u64,
 }
 
 /// One member's permits.
