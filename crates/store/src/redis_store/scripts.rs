@@ -20,6 +20,8 @@ pub(super) struct Scripts {
     pub tidy: Script,
 }
 
+const NAMES: &str = include_str!("lua/names.lua");
+const PRELUDE: &str = include_str!("lua/prelude.lua");
 const LANES: &str = include_str!("lua/lanes.lua");
 const JOBS: &str = include_str!("lua/jobs.lua");
 const ADMISSION: &str = include_str!("lua/admission.lua");
@@ -29,27 +31,31 @@ const LOOK: &str = include_str!("lua/look.lua");
 /// Where a script has its seldom part.
 const WHOLE: &str = "--WHOLE--";
 
+/// Where runs end in a script.
+const ENDS: &str = "--ENDS--";
+
 impl Scripts {
     pub fn new() -> Self {
         // The flags (Redis 7) decide before anything is written: what takes memory is refused whole
         // if there is none left; what keeps or ends a run is not.
-        let script = |flags: &str, pieces: &[&str]| {
-            Script::new(&format!("#!lua{flags}\n{}{}", include_str!("lua/prelude.lua"), pieces.concat()))
-        };
+        let made = |flags: &str, rest: &str| Script::new(&format!("#!lua{flags}\n{NAMES}{rest}"));
+        let script = |flags: &str, pieces: &[&str]| made(flags, &[&[PRELUDE], pieces].concat().concat());
         let (frees, takes) = (" flags=allow-oom", "");
-        // What these two seldom do is in a function of its own, made when it is needed.
-        let whole = [LANES, JOBS, RUNNING, LOOK, include_str!("lua/claim_whole.lua")].concat();
-        let claim = include_str!("lua/claim.lua").replace(WHOLE, &whole);
-        let whole = [LANES, JOBS, include_str!("lua/leave_whole.lua")].concat();
-        let leave = include_str!("lua/leave.lua").replace(WHOLE, &whole);
+        // What these two seldom do is in a function of its own, made when it is needed: every function
+        // of a script is made anew in each call, which takes longer than most calls do.
+        let whole = [PRELUDE, LANES, JOBS, include_str!("lua/leave_whole.lua")].concat();
+        let ends = include_str!("lua/leaves.lua").replace(WHOLE, &whole);
+        let leave = include_str!("lua/leave.lua").replace(ENDS, &ends);
+        let whole = [PRELUDE, LANES, JOBS, RUNNING, LOOK, include_str!("lua/claim_whole.lua")].concat();
+        let claim = include_str!("lua/claim.lua").replace(WHOLE, &whole).replace(ENDS, &ends);
         Scripts {
             submit: script(takes, &[LANES, ADMISSION, include_str!("lua/submit.lua")]),
             admit: script(takes, &[LANES, ADMISSION, include_str!("lua/admit.lua")]),
-            claim: script(takes, &[&claim]),
+            claim: made(takes, &claim),
             renew: script(frees, &[include_str!("lua/renew.lua")]),
             told: script(frees, &[include_str!("lua/told.lua")]),
             append: script(takes, &[include_str!("lua/append.lua")]),
-            leave: script(frees, &[&leave]),
+            leave: made(frees, &leave),
             cancel: script(frees, &[LANES, JOBS, include_str!("lua/cancel.lua")]),
             retry: script(takes, &[LANES, ADMISSION, include_str!("lua/retry.lua")]),
             pause: script(frees, &[LANES, include_str!("lua/pause.lua")]),
