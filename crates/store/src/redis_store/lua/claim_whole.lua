@@ -1,5 +1,7 @@
 -- The whole way to claim, with all that seldom is: what is to be called off, what ran out, what comes due,
 -- limits and pauses, jobs that ran before, and a claim that nobody heard of.
+local lease_ms, most, runner, number = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[9]
+
 local function tell(row)
   claims[#claims + 1] = row
   told[#told + 1] = row[1] .. ' ' .. int(row[2])
@@ -7,7 +9,7 @@ local function tell(row)
 end
 
 local function is_done()
-  return #claims >= most or bytes >= MOST_BYTES
+  return #claims >= most or bytes >= most_bytes
 end
 
 local function data_of(id)
@@ -234,7 +236,7 @@ local function take_ready()
 end
 
 if last == tonumber(number) then tell_again(before) end
-if #claims == 0 or popped then
+if #claims == 0 or last ~= tonumber(number) then
   take_urgent()
   if ARGV[11] ~= 'urgent' and not ALL_PAUSED and not is_done() then
     take_expired()

@@ -9,8 +9,7 @@ local NOW_MS, NOW_ISO = string.format('%.0f', NOW), iso(NOW)
 -- The commonest end: settled, with no keys but the first two, not to be called off, and nobody counts.
 local left, ended, in_order, expiry
 
--- Not declared above, so as not to be made anew for each call: making functions takes longer than most
--- calls do.
+-- All else, with nothing of what is above: what a function shares takes time whenever it is made.
 local function any_end()
 --WHOLE--
 end
@@ -24,8 +23,8 @@ while at <= #ARGV and not failed do
   end
   if row and not row.err and row[1] == 'running' and row[2] == token and not row[4] and not row[5] then
     if not left then
-      left, ended, in_order = {'ZREM', LEASES}, {'ZADD', ENDED}, {'ZADD', SETS.ended}
-      expiry = string.format('%.0f', KEEP_MS + 86400000)
+      left, ended, in_order = {'ZREM', Q .. 'leases'}, {'ZADD', Q .. 'ended'}, {'ZADD', Q .. 'state:ended'}
+      expiry = string.format('%.0f', ARGV[1] + 86400000)
     end
     redis.call('HSET', key, 'state', 'ended', 'closed', closing, 'status', ARGV[at + 5], 'completedAt', NOW_ISO,
       'result', unpack(ARGV, at + 6, at + 4 + count))
