@@ -22,6 +22,8 @@ pub(crate) struct Held {
 struct Run {
     token: Token,
     stop: Stop,
+    /// Its work is over; the store is being told.
+    leaving: bool,
 }
 
 impl Held {
@@ -45,7 +47,14 @@ impl Held {
 
     /// A run begins.
     pub(crate) fn insert(&self, lease: &Lease, stop: Stop) {
-        self.lock().insert(lease.job.clone(), Run { token: lease.token, stop });
+        self.lock().insert(lease.job.clone(), Run { token: lease.token, stop, leaving: false });
+    }
+
+    /// A run's work is over, and the store is being told what came of it.
+    pub(crate) fn leaves(&self, lease: &Lease) {
+        if let Some(run) = self.lock().get_mut(&lease.job).filter(|run| run.token == lease.token) {
+            run.leaving = true;
+        }
     }
 
     /// A run is over or lost; whether it was this one.
@@ -87,5 +96,10 @@ impl Held {
     /// How many.
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Of how many the work is over.
+    pub(crate) fn leaving(&self) -> usize {
+        self.lock().values().filter(|run| run.leaving).count()
     }
 }

@@ -76,6 +76,22 @@ impl Message for Drain {
     type Result = ();
 }
 
+/// How many runs there are to see to, and of how many the work is over: what is left of those is to tell
+/// the store, which takes their last word and the claim for their place in one round trip.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Running {
+    all: usize,
+    leaving: usize,
+}
+
+impl Running {
+    /// How many more may work, of `most`. If the store takes no last words, no more than as many again
+    /// gather.
+    fn room(self, most: usize) -> usize {
+        most.saturating_sub(self.all.saturating_sub(self.leaving.min(most)))
+    }
+}
+
 /// See the module.
 pub struct JobSupervisor {
     deps: Arc<RunDeps>,
@@ -83,7 +99,7 @@ pub struct JobSupervisor {
     jobs: BTreeMap<JobId, Address<Job>>,
     supervisor: Address<Supervisor>,
     me: Address<JobSupervisor>,
-    running: watch::Sender<usize>,
+    running: watch::Sender<Running>,
     /// Outlives this actor: one restarted in a draining process starts nothing.
     draining: CancellationToken,
     /// A renewal is on its way, or was asked for then and succeeded.
@@ -112,7 +128,7 @@ impl JobSupervisor {
             jobs: BTreeMap::new(),
             supervisor,
             me,
-            running: watch::channel(0).0,
+            running: watch::channel(Running::default()).0,
             draining,
             renewing: false,
             renewed: Instant::now(),
@@ -148,7 +164,8 @@ impl JobSupervisor {
 
     /// Publishes how many there are to see to: a drain waits for those that are put back, too.
     fn count(&self) {
-        self.running.send_replace(self.held.len() + self.returning);
+        let running = Running { all: self.held.len() + self.returning, leaving: self.held.leaving() };
+        self.running.send_replace(running);
     }
 
     /// The run's place in the table is free.
@@ -294,7 +311,10 @@ impl Handler<Metered<Room>> for JobSupervisor {
             // While it is not sure that our leases are ours, a claim would take them from ourselves.
             let room = async {
                 leased(&surely_ours).await;
-                running.wait_for(|running| *running < most).await.map_or(0, |running| most - running)
+                running
+                    .wait_for(|running| running.room(most) > 0)
+                    .await
+                    .map_or(0, |running| running.room(most))
             };
             tokio::select! {
                 biased;
@@ -327,6 +347,8 @@ impl Handler<Metered<RunEnded>> for JobSupervisor {
     fn handle(&mut self, message: Metered<RunEnded>, ctx: &mut Self::Context) {
         let (RunEnded { lease, outcome }, handling) = message.open();
         let deps = Arc::clone(&self.deps);
+        self.held.leaves(&lease);
+        self.count();
         let settle = async move {
             settle(&deps, &lease, outcome).await;
             drop(handling);
@@ -427,13 +449,13 @@ impl Handler<Metered<Drain>> for JobSupervisor {
         let mut running = self.running.subscribe();
         let (held, patience) = (self.held.clone(), self.deps.settings.supervisor.drain_timeout);
         Box::pin(async move {
-            let all_over = running.wait_for(|running| *running == 0);
+            let all_over = running.wait_for(|running| running.all == 0);
             if tokio::time::timeout(patience, all_over).await.is_err() {
                 tracing::warn!(runs = held.len(), "steps in flight took too long: dropping them");
                 held.stops().iter().for_each(|stop| stop.now(Reason::Drain));
                 // What is left is a settle that the store does not take: its lease will end.
                 let _bounded =
-                    tokio::time::timeout(patience, running.wait_for(|running| *running == 0)).await;
+                    tokio::time::timeout(patience, running.wait_for(|running| running.all == 0)).await;
             }
             drop(handling);
         })

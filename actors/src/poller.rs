@@ -115,7 +115,7 @@ impl Polling {
             Ok(claims) if claims.is_empty() => {
                 let waited = tokio::select! {
                     biased;
-                    waited = store.wait(LOOK_AGAIN) => waited,
+                    waited = store.wait_for_change(LOOK_AGAIN) => waited,
                     () = self.stop.cancelled() => Ok(()),
                 };
                 self.persist.heard(&waited);

@@ -48,6 +48,12 @@ pub trait Store: Send + Sync + 'static {
     /// for now ends no wait.
     async fn wait(&self, longest: Duration) -> Result<()>;
 
+    /// As [`Store::wait`], but a change ends it unseen, so that it may be for nothing. For whoever claims
+    /// next in any case: a new job is claimed one look earlier.
+    async fn wait_for_change(&self, longest: Duration) -> Result<()> {
+        self.wait(longest).await
+    }
+
     /// Claims up to `most` jobs (256 at the very most). First those that only wait to be called off,
     /// then expired leases, then due jobs: the highest priority first, within it the owners in turn
     /// (who was served longest ago, or came in first since; who has nothing due is forgotten, and
@@ -84,7 +90,8 @@ pub trait Store: Send + Sync + 'static {
     /// Gives the job back untouched, to be claimed at once (a drain); its place is kept.
     async fn release(&self, lease: &Lease) -> Result<()>;
 
-    /// Ends the job.
+    /// Ends the job. Redis: this, and whatever else ends a run, goes with the next claim if one is asked
+    /// for in the same turn of the runtime, so that both are one round trip.
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<()>;
 
     /// Calls a job off.

@@ -16,6 +16,7 @@ use steadfast_core::journal::{Event, Step};
 use steadfast_core::time::Timestamp;
 use steadfast_store::{Claim, Lease, QueueUrl, Renewal, Settlement, Store};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, LocalSet};
 
 use super::child::{now_us, say};
@@ -84,6 +85,8 @@ pub fn input() -> Lines<BufReader<Stdin>> {
 /// What the worker has done, and what it holds.
 #[derive(Default)]
 struct Tally {
+    /// Runs whose work is not over; what is left of the others is to settle.
+    working: usize,
     done: u64,
     last: u64,
     pickup: bool,
@@ -93,6 +96,8 @@ struct Tally {
 struct Working {
     store: Arc<dyn Store>,
     tally: Mutex<Tally>,
+    /// A run's work is over.
+    over: Notify,
     concurrency: usize,
     steps: Vec<Vec<u8>>,
 }
@@ -109,7 +114,8 @@ pub async fn worker(url: &str, concurrency: usize, steps: u32) -> anyhow::Result
     let name = format!("worker-{}", std::process::id());
     let store = steadfast_store::open(&config.queue, &name).await?;
     let steps = (0..steps).map(step).collect();
-    let working = Rc::new(Working { store, tally: Mutex::default(), concurrency, steps });
+    let working =
+        Rc::new(Working { store, tally: Mutex::default(), over: Notify::new(), concurrency, steps });
     LocalSet::new().run_until(serve(working, config.queue.lease / 3)).await
 }
 
@@ -151,29 +157,36 @@ async fn serve(working: Rc<Working>, renew_every: Duration) -> anyhow::Result<()
     }
 }
 
-/// Claims as many as there is room for, again and again, and waits where there are none.
+/// Claims as many as there is room for, again and again, and waits where there are none. As with the
+/// actors: there is room when a run's work is over and its settling begins, but no more settle at once
+/// than may work.
 async fn go(working: Rc<Working>) -> anyhow::Result<()> {
     let mut runs = JoinSet::new();
     loop {
         while let Some(ended) = runs.try_join_next() {
             let _settled: () = ended??;
         }
-        let room = working.concurrency - runs.len();
+        let (most, at_work) = (working.concurrency, working.tally().working);
+        let room = (most - at_work).min(2 * most - runs.len());
         if room == 0 {
-            if let Some(ended) = runs.join_next().await {
-                ended??;
+            tokio::select! {
+                () = working.over.notified() => {}
+                Some(ended) = runs.join_next() => ended??,
             }
             continue;
         }
         let claims = working.store.claim(room).await?;
         if claims.is_empty() {
             tokio::select! {
-                waited = working.store.wait(LOOK_AGAIN) => waited?,
+                waited = working.store.wait_for_change(LOOK_AGAIN) => waited?,
                 Some(ended) = runs.join_next() => ended??,
             }
         }
         for claim in claims {
-            working.tally().leases.insert(claim.lease.job.clone(), claim.lease.clone());
+            let mut tally = working.tally();
+            tally.leases.insert(claim.lease.job.clone(), claim.lease.clone());
+            tally.working += 1;
+            drop(tally);
             runs.spawn_local(run(Rc::clone(&working), claim));
         }
     }
@@ -189,6 +202,8 @@ async fn run(working: Rc<Working>, claim: Claim) -> anyhow::Result<()> {
     }
     let result = json!({ "success": true });
     let settlement = Settlement { status: EndStatus::Completed, result, fields: Vec::new() };
+    working.tally().working -= 1;
+    working.over.notify_one();
     working.store.settle(&claim.lease, &settlement).await?;
     let mut tally = working.tally();
     tally.leases.remove(&claim.lease.job);

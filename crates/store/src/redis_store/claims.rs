@@ -1,5 +1,6 @@
 //! Claiming: one script looks, lets go what has come due, and claims; and tells it again if nobody heard.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,10 +8,10 @@ use steadfast_core::job::Job;
 use steadfast_core::time::Timestamp;
 use tokio::time::Instant;
 
-use super::Core;
 use super::inbox::millis;
+use super::{Core, leaving, settle_words};
 use crate::caps::Caps;
-use crate::record::{lease_of, unreadable};
+use crate::record::{closing, lease_of, unreadable};
 use crate::{Claim, ClaimedFrom, Counts, Lease, Result, StoreError};
 
 /// Most jobs of one claim: twice as many would keep the server from others for nearly 5 ms.
@@ -56,7 +57,7 @@ type Row = (String, u64, String, Vec<u8>, i64, u32, u32, u32, u32, u32, u32, boo
 
 impl Core {
     /// Claims up to `most` jobs.
-    pub async fn claim(&self, most: usize) -> Result<Vec<Claim>> {
+    pub async fn claim(self: &Arc<Self>, most: usize) -> Result<Vec<Claim>> {
         let most = most.min(MOST_A_SCRIPT);
         if most == 0 {
             return Ok(Vec::new());
@@ -85,7 +86,7 @@ impl Core {
     }
 
     /// Claims up to `most` of what is only to be called off.
-    pub async fn claim_called_off(&self, most: usize) -> Result<Vec<Claim>> {
+    pub async fn claim_called_off(self: &Arc<Self>, most: usize) -> Result<Vec<Claim>> {
         let (most, mut claims) = (most.min(MOST_A_SCRIPT), Vec::new());
         if most > 0 {
             let mut claiming = self.calling_off.lock().await;
@@ -101,16 +102,32 @@ impl Core {
     /// Claims once, of the `queue`, of the `inbox` first, or only what is `urgent`; what there is yet.
     /// The same number again tells the same jobs again.
     async fn take(
-        &self,
+        self: &Arc<Self>,
         claiming: &mut Claiming,
         most: usize,
         of: &str,
         claims: &mut Vec<Claim>,
     ) -> Result<String> {
         let was = std::mem::replace(&mut claiming.uncertain, true);
+        let leaves = if of == "urgent" { Vec::new() } else { self.leaving.take_along() };
+        // No call is to take longer than the longest of either kind.
+        let most = if leaves.is_empty() { most } else { most.min(leaving::MOST) };
         let call = self.call().arg(self.per_repo).arg(millis(self.lease)).arg(most).arg(&self.runner);
         let call = call.arg(&claiming.process).arg(claiming.number).arg(&self.unreadable).arg(of);
-        let (found, rows): (String, Vec<Row>) = self.link.script(&self.scripts.claim, &call).await?;
+        let call = leaving::told(call, &leaves);
+        let answered: Result<(String, Vec<Row>, Vec<String>)> =
+            self.link.script(&self.scripts.claim, &call).await;
+        let (found, rows) = match answered {
+            Ok((found, rows, answers)) => {
+                leaving::answer(leaves, Ok(answers));
+                (found, rows)
+            }
+            Err(error) => {
+                // What ends a run is not to be refused for a claim's sake.
+                self.put_leaves(leaves, true);
+                return Err(error);
+            }
+        };
         if found == "inbox" {
             // Nothing was claimed.
             claiming.uncertain = was;
@@ -133,7 +150,10 @@ impl Core {
     /// Ends a job whose JSON cannot be read any more; others are not kept waiting by it.
     async fn set_aside(&self, lease: &Lease, why: &str) -> Result<()> {
         tracing::error!(job = %lease.job, why, "unreadable job set aside as failed");
-        match self.settle(lease, &unreadable(why)).await {
+        let settlement = unreadable(why);
+        let result = settlement.result.to_string();
+        let further = settle_words(&settlement, &result);
+        match self.leave_alone(lease, "settle", &closing::settle(&settlement), &further).await {
             Ok(()) | Err(StoreError::LeaseLost { .. }) => Ok(()),
             Err(error) => Err(error),
         }

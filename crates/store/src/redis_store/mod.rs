@@ -55,7 +55,7 @@ const AFTER_END: [&str; 8] =
 
 /// A store in Redis.
 pub struct RedisStore {
-    core: Core,
+    core: Arc<Core>,
     waker: Waker,
 }
 
@@ -107,7 +107,42 @@ impl RedisStore {
         };
         core.make_group().await?;
         core.check_server().await?;
-        Ok(RedisStore { core, waker: Waker::new(link, keys, settings.response_timeout) })
+        Ok(RedisStore { core: Arc::new(core), waker: Waker::new(link, keys, settings.response_timeout) })
+    }
+}
+
+impl RedisStore {
+    /// Waits until there may be something to claim; if it is to be `sure`, it looks again after a change.
+    async fn wait_until(&self, longest: Duration, sure: bool) -> Result<()> {
+        let core = &self.core;
+        let end = Instant::now() + longest;
+        let mut heard = self.waker.listen();
+        loop {
+            // Marked as heard before looking: what changes in between ends the wait below.
+            heard.borrow_and_update();
+            if core.inbox.uncertain.load(Ordering::Relaxed) {
+                core.take_in().await?;
+            }
+            let call = core.call().arg(core.per_repo).arg(GROUP).arg(core.pending_limit());
+            let (next, inbox): (i64, bool) = core.link.script(&core.scripts.peek, &call).await?;
+            core.inbox.hinted.fetch_or(inbox, Ordering::Relaxed);
+            let untold = core.claiming.try_lock().is_ok_and(|claiming| claiming.has_untold());
+            let left = end.saturating_duration_since(Instant::now());
+            if next == 0 || untold || left.is_zero() {
+                return Ok(());
+            }
+            let next = u64::try_from(next).map_or(Duration::MAX, Duration::from_millis);
+            // A job that is claimed after this look may lose its runner: look again by then.
+            let nap = left.min(next).min(core.lease.max(Duration::from_millis(10)));
+            tokio::select! {
+                _ = heard.changed() => {
+                    if !sure {
+                        return Ok(());
+                    }
+                }
+                () = tokio::time::sleep(nap) => {}
+            }
+        }
     }
 }
 
@@ -135,11 +170,9 @@ impl Core {
         }
     }
 
-    async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<()> {
+    async fn settle(self: &Arc<Self>, lease: &Lease, settlement: &Settlement) -> Result<()> {
         let result = settlement.result.to_string();
-        let fields = further_fields(settlement).filter(|(name, _)| !OWN_FIELDS.contains(name));
-        let mut further = vec![settlement.status.as_str(), &result];
-        further.extend(fields.flat_map(|(name, value)| [name, value]));
+        let further = settle_words(settlement, &result);
         self.leave(lease, "settle", &closing::settle(settlement), &further).await
     }
 
@@ -175,6 +208,14 @@ impl Core {
             _ => Ok(Cancellation::Unknown),
         }
     }
+}
+
+/// What the script wants to know of a settlement, its result written.
+fn settle_words<'a>(settlement: &'a Settlement, result: &'a str) -> Vec<&'a str> {
+    let fields = further_fields(settlement).filter(|(name, _)| !OWN_FIELDS.contains(name));
+    let mut further = vec![settlement.status.as_str(), result];
+    further.extend(fields.flat_map(|(name, value)| [name, value]));
+    further
 }
 
 /// The result of a job that was joined to another, before and after the other's id.
@@ -229,31 +270,11 @@ impl Store for RedisStore {
     }
 
     async fn wait(&self, longest: Duration) -> Result<()> {
-        let core = &self.core;
-        let end = Instant::now() + longest;
-        let mut heard = self.waker.listen();
-        loop {
-            // Marked as heard before looking: what changes in between ends the wait below.
-            heard.borrow_and_update();
-            if core.inbox.uncertain.load(Ordering::Relaxed) {
-                core.take_in().await?;
-            }
-            let call = core.call().arg(core.per_repo).arg(GROUP).arg(core.pending_limit());
-            let (next, inbox): (i64, bool) = core.link.script(&core.scripts.peek, &call).await?;
-            core.inbox.hinted.fetch_or(inbox, Ordering::Relaxed);
-            let untold = core.claiming.try_lock().is_ok_and(|claiming| claiming.has_untold());
-            let left = end.saturating_duration_since(Instant::now());
-            if next == 0 || untold || left.is_zero() {
-                return Ok(());
-            }
-            let next = u64::try_from(next).map_or(Duration::MAX, Duration::from_millis);
-            // A job that is claimed after this look may lose its runner: look again by then.
-            let nap = left.min(next).min(core.lease.max(Duration::from_millis(10)));
-            tokio::select! {
-                _ = heard.changed() => {}
-                () = tokio::time::sleep(nap) => {}
-            }
-        }
+        self.wait_until(longest, true).await
+    }
+
+    async fn wait_for_change(&self, longest: Duration) -> Result<()> {
+        self.wait_until(longest, false).await
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<Claim>> {

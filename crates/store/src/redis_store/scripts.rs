@@ -20,6 +20,10 @@ pub(super) struct Scripts {
     pub tidy: Script,
 }
 
+/// What every script begins with, but for those that run most.
+const BEGIN: &str =
+    concat!(include_str!("lua/names.lua"), include_str!("lua/iso.lua"), include_str!("lua/prelude.lua"));
+const HOT: &str = concat!(include_str!("lua/hot.lua"), include_str!("lua/iso.lua"));
 const LANES: &str = include_str!("lua/lanes.lua");
 const JOBS: &str = include_str!("lua/jobs.lua");
 const ADMISSION: &str = include_str!("lua/admission.lua");
@@ -29,27 +33,32 @@ const LOOK: &str = include_str!("lua/look.lua");
 /// Where a script has its seldom part.
 const WHOLE: &str = "--WHOLE--";
 
+/// Where runs end in a script.
+const ENDS: &str = "--ENDS--";
+
 impl Scripts {
     pub fn new() -> Self {
         // The flags (Redis 7) decide before anything is written: what takes memory is refused whole
         // if there is none left; what keeps or ends a run is not.
-        let script = |flags: &str, pieces: &[&str]| {
-            Script::new(&format!("#!lua{flags}\n{}{}", include_str!("lua/prelude.lua"), pieces.concat()))
-        };
         let (frees, takes) = (" flags=allow-oom", "");
-        // What these two seldom do is in a function of its own, made when it is needed.
-        let whole = [LANES, JOBS, RUNNING, LOOK, include_str!("lua/claim_whole.lua")].concat();
-        let claim = include_str!("lua/claim.lua").replace(WHOLE, &whole);
-        let whole = [LANES, JOBS, include_str!("lua/leave_whole.lua")].concat();
-        let leave = include_str!("lua/leave.lua").replace(WHOLE, &whole);
+        let head = |flags: &str| format!("#!lua{flags}\n");
+        let script = |flags, pieces: &[&str]| Script::new(&(head(flags) + BEGIN + &pieces.concat()));
+        // What the commonest seldom do is in functions, each a script in itself.
+        let hot = |flags, common: &str, ends: &str, whole: &[&str]| {
+            let whole = [&[BEGIN], whole].concat().concat();
+            Script::new(&(head(flags) + HOT + &common.replace(WHOLE, &whole).replace(ENDS, ends)))
+        };
+        let end = [BEGIN, LANES, JOBS, include_str!("lua/leave_whole.lua")].concat();
+        let ends = include_str!("lua/leaves.lua").replace(WHOLE, &end);
+        let claim = [LANES, JOBS, RUNNING, LOOK, include_str!("lua/claim_whole.lua")];
         Scripts {
-            submit: script(takes, &[LANES, ADMISSION, include_str!("lua/submit.lua")]),
+            submit: hot(takes, include_str!("lua/submit.lua"), "", &[LANES, ADMISSION]),
             admit: script(takes, &[LANES, ADMISSION, include_str!("lua/admit.lua")]),
-            claim: script(takes, &[&claim]),
+            claim: hot(takes, include_str!("lua/claim.lua"), &ends, &claim),
             renew: script(frees, &[include_str!("lua/renew.lua")]),
             told: script(frees, &[include_str!("lua/told.lua")]),
             append: script(takes, &[include_str!("lua/append.lua")]),
-            leave: script(frees, &[&leave]),
+            leave: hot(frees, include_str!("lua/leave.lua"), &ends, &[]),
             cancel: script(frees, &[LANES, JOBS, include_str!("lua/cancel.lua")]),
             retry: script(takes, &[LANES, ADMISSION, include_str!("lua/retry.lua")]),
             pause: script(frees, &[LANES, include_str!("lua/pause.lua")]),

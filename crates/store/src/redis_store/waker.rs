@@ -168,6 +168,8 @@ impl Reader {
             }
         }
         self.tell();
+        // Who was told asks the server first.
+        tokio::task::yield_now().await;
         Some(self.skip(connection).await)
     }
 

@@ -1,5 +1,29 @@
 -- The whole way to claim, with all that seldom is: what is to be called off, what ran out, what comes due,
 -- limits and pauses, jobs that ran before, and a claim that nobody heard of.
+local lease_ms, most, runner, number = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7], ARGV[9]
+
+local function tell(row)
+  claims[#claims + 1] = row
+  told[#told + 1] = row[1] .. ' ' .. int(row[2])
+  bytes = bytes + #row[4]
+end
+
+local function is_done()
+  return #claims >= most or bytes >= most_bytes
+end
+
+local function data_of(id)
+  local data = try('GET', Q .. 'data:' .. id)
+  return type(data) == 'string' and data
+end
+
+local function lease(id, state, place)
+  -- First of all: what runs is in there, or would be lost.
+  later('ZADD', LEASES, NOW + lease_ms, id)
+  if SETS[state] then later('ZREM', SETS[state], id) end
+  if counts then later('SADD', Q .. 'running:' .. string.sub(place, 4), id) end
+end
+
 local COUNTS = {'runs', 'attempts', 'crashes', 'waits', 'steps'}
 
 -- The job, or nil and why it is none.
@@ -137,10 +161,6 @@ local function take_expired()
   more = more or budget <= 0
 end
 
-local function take_popped(id, seq, lane, repo, due)
-  return take_new(id, seq, string.sub(lane, 1, 3) .. repo) or take(id, 'queue', due)
-end
-
 -- Why claiming ended early.
 local failed
 
@@ -152,13 +172,13 @@ local function take_from(lane, want)
     local page = redis.call('ZPOPMIN', READY .. lane, HELD_CAP and 1 or math.min(want - taken, 64))
     if #page == 0 then break end
     for i = 1, #page, 2 do
-      local seq, repo, id = string.match(page[i], '^(%d+)|([^|]*)|(.*)$')
+      local repo, id = string.match(page[i], '^%d+|([^|]*)|(.*)$')
       if is_full(repo) then
         hold(lane, repo, page[i], page[i + 1])
       elseif is_done() then
         redis.call('ZADD', READY .. lane, page[i + 1], page[i])
       else
-        local done, ours = pcall(take_popped, id, seq, lane, repo, page[i + 1])
+        local done, ours = pcall(take, id, 'queue', page[i + 1])
         if not done then
           -- A cluster that moves the queue, say: what was not claimed goes back.
           for j = i, #page, 2 do redis.call('ZADD', READY .. lane, page[j + 1], page[j]) end
@@ -216,7 +236,7 @@ local function take_ready()
 end
 
 if last == tonumber(number) then tell_again(before) end
-if #claims == 0 or popped then
+if #claims == 0 or last ~= tonumber(number) then
   take_urgent()
   if ARGV[11] ~= 'urgent' and not ALL_PAUSED and not is_done() then
     take_expired()
@@ -230,5 +250,6 @@ if #claims == 0 or popped then
   end
 end
 after_leaving()
+do_gathered()
 if failed and #claims == 0 then error(failed) end
 return more
