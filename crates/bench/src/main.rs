@@ -2,6 +2,7 @@
 //! simulated time, beside retrying clients and a pacer that sees everything.
 
 mod counted;
+mod github;
 mod naive;
 mod plot;
 mod process;
@@ -24,9 +25,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Parser;
 
+use github::GithubRow;
 use naive::Naive;
 use report::{Line, heading};
-use rows::{Fleet, Row};
+use rows::{Fleet, Row, SEED};
 use run::{Least, Policy, measure};
 
 /// Measures jobs at rate limits, in simulated time.
@@ -63,18 +65,36 @@ fn main() -> anyhow::Result<()> {
             && args.processes.is_none_or(|processes| processes == row.fleet.processes())
     };
     let rows: Vec<Row> = rows::all(args.quick).into_iter().filter(wanted).collect();
-    anyhow::ensure!(!rows.is_empty(), "no row is like that; the names are in docs/pacing.md");
+    let wanted = |row: &GithubRow| {
+        args.only.as_deref().is_none_or(|name| name == "github")
+            && args.rpm.is_none()
+            && args.processes.is_none_or(|processes| processes == row.processes)
+    };
+    let github: Vec<GithubRow> = github::all(args.quick, SEED).into_iter().filter(wanted).collect();
+    let all = rows.len() + github.len();
+    anyhow::ensure!(all > 0, "no row is like that; the names are in docs/pacing.md");
     if !args.json {
         println!("{}", heading());
     }
+    let show = |line: &Line| println!("{}", if args.json { line.json().to_string() } else { line.text() });
     for (number, row) in rows.iter().enumerate() {
         let (at_once, processes) = (row.scenario.at_once, row.fleet.processes());
-        eprintln!("{}/{} {} {at_once} at once, {processes} processes", number + 1, rows.len(), row.name);
+        eprintln!("{}/{all} {} {at_once} at once, {processes} processes", number + 1, row.name);
         let least = Least::of(row);
         for policy in policies(row, args.ours) {
-            let measured = measure(row, policy, &least)?;
-            let line = Line { row, policy, least: &least, measured: &measured };
-            println!("{}", if args.json { line.json().to_string() } else { line.text() });
+            show(&Line::of(row, policy, &least, measure(row, policy, &least)?));
+        }
+    }
+    for (number, row) in github.iter().enumerate() {
+        let GithubRow { jobs, at_once, processes, .. } = row;
+        let number = rows.len() + number + 1;
+        eprintln!("{number}/{all} github {jobs} jobs, {at_once} at once, {processes} processes");
+        let plan = row.plan();
+        let (bound, pacer) =
+            (github::bound::least(&plan, &row.rules), github::bound::pacer(&plan, &row.rules));
+        show(&Line::of_github(row, Some(github::run::measure(row)?), bound, pacer));
+        if *processes == 1 && !args.ours {
+            show(&Line::of_github(row, None, bound, pacer));
         }
     }
     match &args.plots {

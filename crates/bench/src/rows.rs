@@ -75,7 +75,8 @@ pub struct Row {
     pub most_429: f64,
 }
 
-const SEED: u64 = 1;
+/// Decides all that is left to chance.
+pub const SEED: u64 = 1;
 const JOBS: usize = 200;
 const CALLS: usize = 10;
 
