@@ -106,8 +106,7 @@ impl Line {
             scenario: "github",
             kind: "github".to_owned(),
             policy: policy.name(),
-            // What GitHub asks for: a write a second.
-            rpm: 60.0 / row.rules.gap,
+            rpm: row.rpm(),
             at_once: row.at_once,
             processes: if policy == Policy::Ours { row.processes } else { 1 },
             jobs: row.jobs,

@@ -25,6 +25,11 @@ impl GithubRow {
         GithubRow { jobs, at_once, processes, seed, rules: Rules::real(), most_x: 1.05, most_429: 0.0 }
     }
 
+    /// Writes a minute, as GitHub asks for them.
+    pub fn rpm(&self) -> f64 {
+        60.0 / self.rules.gap
+    }
+
     /// What the jobs need, the same whoever does it.
     pub fn plan(&self) -> Plan {
         Plan::drawn(self.jobs, self.at_once, self.seed)

@@ -201,7 +201,7 @@ async fn steps(
         progress.pushed = true;
     }
     if !progress.pull {
-        let words = (format!("Job {number}"), format!("Done. {marker}"));
+        let words = (format!("Job {number}"), format!("Done. <!-- pull {number} -->"));
         callers.pull(target(), (branch, "main".to_owned()), words, Look::No).await?;
         progress.pull = true;
     }
@@ -222,24 +222,34 @@ async fn push(stage: &Stage, branch: &str) {
     }
 }
 
-/// What GitHub counted: requests, refusals by any limit, effects that stand more than once.
+fn is_rest(operation: Operation) -> bool {
+    !matches!(operation, Operation::Chat | Operation::Models | Operation::GitFetch | Operation::GitPush)
+}
+
+fn sum(counts: &BTreeMap<Operation, u64>, which: impl Fn(Operation) -> bool) -> usize {
+    let ours = counts.iter().filter(|(operation, _)| which(**operation));
+    ours.map(|(_, count)| usize::try_from(*count).unwrap_or(usize::MAX)).sum()
+}
+
+/// Writes that GitHub took, pushes apart.
+pub fn writes(records: &Records) -> usize {
+    let is_write = |operation: Operation| is_rest(operation) && operation.is_write();
+    sum(&records.requests, is_write) - sum(&records.limited, is_write)
+}
+
+/// What GitHub counted: requests, refusals by any limit, effects that stand more than once by their marks.
 pub fn of_records(records: &Records) -> Measured {
-    let is_rest = |operation: &Operation| {
-        !matches!(operation, Operation::Chat | Operation::Models | Operation::GitFetch | Operation::GitPush)
-    };
-    let count = |counts: &BTreeMap<Operation, u64>| {
-        let ours = counts.iter().filter(|(operation, _)| is_rest(operation));
-        ours.map(|(_, count)| usize::try_from(*count).unwrap_or(usize::MAX)).sum::<usize>()
-    };
-    let mut effects: Vec<&str> = records.comments.iter().map(|comment| comment.body.as_str()).collect();
-    effects.extend(records.pulls.iter().map(|pull| pull.head.as_str()));
-    let all = effects.len();
-    effects.sort_unstable();
-    effects.dedup();
+    let texts = records.comments.iter().map(|comment| &comment.body);
+    let texts = texts.chain(records.pulls.iter().map(|pull| &pull.body));
+    let marks = |text: &'_ String| text.rsplit_once("<!--").map(|(_, mark)| mark.to_owned());
+    let mut comments: Vec<String> = texts.filter_map(marks).collect();
+    let all = comments.len();
+    comments.sort_unstable();
+    comments.dedup();
     Measured {
-        sent: count(&records.requests),
-        rejected: count(&records.limited),
-        wasted: all - effects.len(),
+        sent: sum(&records.requests, is_rest),
+        rejected: sum(&records.limited, is_rest),
+        wasted: all - comments.len(),
         ..Measured::default()
     }
 }
