@@ -92,7 +92,7 @@ impl Wanted {
             real: real::all(args.quick),
         };
         wanted.rows.retain(|row| simulated && fits(row.name, row.scenario.rpm, row.fleet.processes()));
-        wanted.github.retain(|row| simulated && fits("github", row.rpm(), row.processes));
+        wanted.github.retain(|row| simulated && fits(row.name, row.rpm(), row.processes));
         wanted.real.retain(|row| real && fits(row.name(), row.rpm(), row.processes));
         wanted
     }
@@ -128,7 +128,7 @@ fn main() -> anyhow::Result<()> {
         }
     }
     for row in &wanted.github {
-        next(format!("github {} jobs, {} at once, {} processes", row.jobs, row.at_once, row.processes));
+        next(format!("{} {} jobs, {} at once, {} processes", row.name, row.jobs, row.at_once, row.processes));
         let plan = row.plan();
         let (bound, pacer) =
             (github::bound::least(&plan, &row.rules), github::bound::pacer(&plan, &row.rules));

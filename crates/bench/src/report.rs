@@ -94,7 +94,6 @@ impl Line {
     /// Of GitHub's row in simulated time; without `measured`, of the pacer.
     pub fn of_github(row: &GithubRow, measured: Option<Measured>, bound: f64, pacer: Times) -> Self {
         let policy = if measured.is_some() { Policy::Ours } else { Policy::Pacer };
-        let by_pacer = pacer.makespan > bound * 1.01;
         let of_pacer = Measured {
             done: row.jobs,
             makespan: pacer.makespan,
@@ -103,15 +102,15 @@ impl Line {
         };
         Line {
             mode: "simulated",
-            scenario: "github",
+            scenario: row.name,
             kind: "github".to_owned(),
             policy: policy.name(),
             rpm: row.rpm(),
             at_once: row.at_once,
             processes: if policy == Policy::Ours { row.processes } else { 1 },
             jobs: row.jobs,
-            bound: if by_pacer { pacer.makespan } else { bound },
-            by_pacer,
+            bound,
+            by_pacer: false,
             mean_oracle: Some(pacer.mean_completion),
             measured: measured.unwrap_or(of_pacer),
             most_x: row.most_x,

@@ -9,11 +9,15 @@ use bound::{Plan, Rules};
 /// One row.
 #[derive(Clone, Debug)]
 pub struct GithubRow {
+    /// Its name in the table.
+    pub name: &'static str,
     pub jobs: usize,
     pub at_once: usize,
     pub processes: usize,
     pub seed: u64,
     pub rules: Rules,
+    /// `github.write_spacing`, as times of the gap that GitHub asks for.
+    pub spacing: f64,
     /// Most of `x_bound`, and of the share of refusals.
     pub most_x: f64,
     pub most_429: f64,
@@ -22,7 +26,13 @@ pub struct GithubRow {
 impl GithubRow {
     /// With GitHub's own limits.
     pub fn new(jobs: usize, at_once: usize, processes: usize, seed: u64) -> Self {
-        GithubRow { jobs, at_once, processes, seed, rules: Rules::real(), most_x: 1.05, most_429: 0.0 }
+        let (name, rules) = ("github", Rules::real());
+        GithubRow { name, jobs, at_once, processes, seed, rules, spacing: 1.0, most_x: 1.05, most_429: 0.0 }
+    }
+
+    /// Each process leaves the others' share of the writes alone, as an operator may set it.
+    pub fn spaced(self) -> Self {
+        GithubRow { name: "github-spaced", spacing: self.processes as f64, ..self }
     }
 
     /// Writes a minute, as GitHub asks for them.
@@ -45,7 +55,13 @@ pub fn all(quick: bool, seed: u64) -> Vec<GithubRow> {
     for &(jobs, crowds) in sizes {
         for &at_once in crowds {
             let fitting = fleets.iter().filter(|processes| **processes <= at_once);
-            rows.extend(fitting.map(|processes| GithubRow::new(jobs, at_once, *processes, seed)));
+            for &processes in fitting {
+                let row = GithubRow::new(jobs, at_once, processes, seed);
+                rows.push(row.clone());
+                if processes > 1 {
+                    rows.push(row.spaced());
+                }
+            }
         }
     }
     rows

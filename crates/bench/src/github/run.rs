@@ -82,7 +82,8 @@ struct Progress {
 
 async fn run(row: &GithubRow) -> anyhow::Result<Measured> {
     let world = world(row)?;
-    let config = load_from(None, []).map_err(|problems| anyhow::anyhow!("{problems}"))?.config;
+    let mut config = load_from(None, []).map_err(|problems| anyhow::anyhow!("{problems}"))?.config;
+    config.github.write_spacing = Duration::from_secs_f64(row.rules.gap * row.spacing);
     let clock = world.clock();
     let store = MemoryStore::new(&config.queue, clock.now(), "process-0");
     let stage = Rc::new(Stage {

@@ -1,5 +1,7 @@
 //! Small scenarios end to end: real actors, a queue in memory, paused time.
 
+mod seeds;
+
 use crate::naive::Naive;
 use crate::remote::Trouble;
 use crate::report::Line;
