@@ -24,6 +24,7 @@ pub mod calls;
 mod dice;
 mod env;
 pub mod github;
+pub mod github_callers;
 mod held;
 pub mod job;
 pub mod job_supervisor;

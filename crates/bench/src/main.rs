@@ -2,9 +2,11 @@
 //! simulated time, beside retrying clients and a pacer that sees everything.
 
 mod counted;
+mod github;
 mod naive;
 mod plot;
 mod process;
+mod real;
 mod remote;
 mod report;
 mod rows;
@@ -22,16 +24,30 @@ mod world;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
+use github::GithubRow;
 use naive::Naive;
+use real::RealRow;
 use report::{Line, heading};
-use rows::{Fleet, Row};
+use rows::{Fleet, Row, SEED};
 use run::{Least, Policy, measure};
 
-/// Measures jobs at rate limits, in simulated time.
+/// How rows are played.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// In simulated time, the actors in this process.
+    Simulated,
+    /// In its own time: the release binary as processes, Redis, HTTP and git.
+    Real,
+}
+
+/// Measures jobs at rate limits, in simulated time and with real processes.
 #[derive(Parser)]
 struct Args {
+    /// Only rows that are played so.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     /// One JSON object a line in place of the table.
     #[arg(long)]
     json: bool,
@@ -55,27 +71,75 @@ struct Args {
     plots: Option<PathBuf>,
 }
 
+/// What is asked for of all rows.
+struct Wanted {
+    rows: Vec<Row>,
+    github: Vec<GithubRow>,
+    real: Vec<RealRow>,
+}
+
+impl Wanted {
+    fn by(args: &Args) -> Self {
+        let (simulated, real) = (args.mode != Some(Mode::Real), args.mode != Some(Mode::Simulated));
+        let fits = |name: &str, rpm: f64, processes: usize| {
+            args.only.as_deref().is_none_or(|only| only == name)
+                && args.rpm.is_none_or(|only| f64::from(only) == rpm)
+                && args.processes.is_none_or(|only| only == processes)
+        };
+        let mut wanted = Wanted {
+            rows: rows::all(args.quick),
+            github: github::all(args.quick, SEED),
+            real: real::all(args.quick),
+        };
+        wanted.rows.retain(|row| simulated && fits(row.name, row.scenario.rpm, row.fleet.processes()));
+        wanted.github.retain(|row| simulated && fits(row.name, row.rpm(), row.processes));
+        wanted.real.retain(|row| real && fits(row.name(), row.rpm(), row.processes));
+        wanted
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len() + self.github.len() + self.real.len()
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let wanted = |row: &Row| {
-        args.only.as_deref().is_none_or(|name| name == row.name)
-            && args.rpm.is_none_or(|rpm| f64::from(rpm) == row.scenario.rpm)
-            && args.processes.is_none_or(|processes| processes == row.fleet.processes())
-    };
-    let rows: Vec<Row> = rows::all(args.quick).into_iter().filter(wanted).collect();
-    anyhow::ensure!(!rows.is_empty(), "no row is like that; the names are in docs/pacing.md");
+    let wanted = Wanted::by(&args);
+    let all = wanted.len();
+    anyhow::ensure!(all > 0, "no row is like that; the names are in docs/pacing.md");
+    if !wanted.real.is_empty() {
+        // Before an hour of other rows.
+        real::check()?;
+    }
     if !args.json {
         println!("{}", heading());
     }
-    for (number, row) in rows.iter().enumerate() {
-        let (at_once, processes) = (row.scenario.at_once, row.fleet.processes());
-        eprintln!("{}/{} {} {at_once} at once, {processes} processes", number + 1, rows.len(), row.name);
+    let show = |line: &Line| println!("{}", if args.json { line.json().to_string() } else { line.text() });
+    let mut number = 0;
+    let mut next = |what: String| {
+        number += 1;
+        eprintln!("{number}/{all} {what}");
+    };
+    for row in &wanted.rows {
+        next(format!("{} {} at once, {} processes", row.name, row.scenario.at_once, row.fleet.processes()));
         let least = Least::of(row);
         for policy in policies(row, args.ours) {
-            let measured = measure(row, policy, &least)?;
-            let line = Line { row, policy, least: &least, measured: &measured };
-            println!("{}", if args.json { line.json().to_string() } else { line.text() });
+            show(&Line::of(row, policy, &least, measure(row, policy, &least)?));
         }
+    }
+    for row in &wanted.github {
+        next(format!("{} {} jobs, {} at once, {} processes", row.name, row.jobs, row.at_once, row.processes));
+        let plan = row.plan();
+        let (bound, pacer) =
+            (github::bound::least(&plan, &row.rules), github::bound::pacer(&plan, &row.rules));
+        show(&Line::of_github(row, Some(github::run::measure(row)?), bound, pacer));
+        if row.processes == 1 && !args.ours {
+            show(&Line::of_github(row, None, bound, pacer));
+        }
+    }
+    for row in &wanted.real {
+        next(format!("{} with {} real processes", row.name(), row.processes));
+        show(&real::measure(row)?);
     }
     match &args.plots {
         Some(folder) => plots(folder),

@@ -75,67 +75,79 @@ pub struct Row {
     pub most_429: f64,
 }
 
-const SEED: u64 = 1;
+/// Decides all that is left to chance.
+pub const SEED: u64 = 1;
 const JOBS: usize = 200;
 const CALLS: usize = 10;
 
-fn phase() -> f64 {
-    Random(SEED * 77 + 5).unit()
+/// How large the rows are, and what decides their chances.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub rpm: f64,
+    pub jobs: usize,
+    pub calls: usize,
+    pub at_once: usize,
+    pub seed: u64,
 }
 
-fn plain(scenario: Scenario, processes: usize) -> Row {
-    Row {
-        name: scenario.name,
-        most_x: scenario.most_x,
-        most_429: scenario.most_429,
-        scenario,
-        fleet: Fleet::Steady(processes),
-        trouble: Trouble::None,
-        lost: 0.0,
-        seed: SEED,
+impl Size {
+    /// All scenarios; what had passed of a fixed window is by the seed.
+    fn scenarios(self) -> Vec<Scenario> {
+        let phase = Random(self.seed * 77 + 5).unit();
+        let told = |name: &str| name.starts_with("told") || name.ends_with("told");
+        let all = scenario::all(self.rpm, self.jobs, self.calls, self.at_once, phase);
+        all.into_iter().filter(|scenario| !told(scenario.name)).collect()
     }
-}
 
-/// The rows with troubles or a moving fleet, on a bucket that is known.
-fn special(rpm: f64, at_once: usize) -> Vec<Row> {
-    let known = || {
-        let all = scenario::all(rpm, JOBS, CALLS, at_once, phase());
-        all.into_iter().find(|scenario| scenario.name == "known-bucket")
-    };
-    let Some(base) = known() else { return Vec::new() };
-    let third = bound(&base, SEED) / 3.0;
-    let row = |name, fleet, trouble, lost, most_x, most_429| Row {
-        name,
-        scenario: base.clone(),
-        fleet,
-        trouble,
-        lost,
-        seed: SEED,
-        most_x,
-        most_429,
-    };
-    let one = Fleet::Steady(1);
-    let outage = Trouble::Outage { from: third, until: third + 600.0 };
-    let quota = Trouble::Quota { from: third, until: third + 1800.0 };
-    let mut rows = vec![
-        row("outage", one, outage, 600.0, 1.10, 1.0),
-        row("quota", one, quota, 1800.0, 1.05, 1.0),
-        row("faults", one, Trouble::Faults { share: 0.02 }, 0.0, 1.08, 0.01),
-    ];
-    if at_once >= 16 {
-        let killed = Fleet::Killed { processes: 16, at: 1.5 * third };
-        let join = Fleet::JoinLeave { others: 15, within: 60.0, leave: 2.0 * third };
-        rows.push(row("killed", killed, Trouble::None, 0.0, 1.10, 0.02));
-        rows.push(row("join-leave", join, Trouble::None, 0.0, 1.10, 0.02));
+    /// The rows without troubles, with so many processes.
+    pub fn plain(self, processes: usize) -> Vec<Row> {
+        self.scenarios().into_iter().map(|scenario| self.row(scenario, processes)).collect()
     }
-    rows
-}
 
-/// A thousand processes with twenty jobs each.
-fn thousand() -> Option<Row> {
-    let rows = scenario::all(6_000.0, 20_000, CALLS, 4_000, phase());
-    let scenario = rows.into_iter().find(|scenario| scenario.name == "known-bucket")?;
-    Some(Row { name: "thousand", ..plain(scenario, 1_000) })
+    fn row(self, scenario: Scenario, processes: usize) -> Row {
+        Row {
+            name: scenario.name,
+            most_x: scenario.most_x,
+            most_429: scenario.most_429,
+            scenario,
+            fleet: Fleet::Steady(processes),
+            trouble: Trouble::None,
+            lost: 0.0,
+            seed: self.seed,
+        }
+    }
+
+    /// The rows with troubles or with `fleet` processes that come and go, on a bucket that is known.
+    pub fn special(self, fleet: usize) -> Vec<Row> {
+        let base = self.scenarios().into_iter().find(|scenario| scenario.name == "known-bucket");
+        let Some(base) = base else { return Vec::new() };
+        let third = bound(&base, self.seed) / 3.0;
+        let row = |name, fleet, trouble, lost, most_x, most_429| {
+            let alone = self.row(base.clone(), 1);
+            Row { name, fleet, trouble, lost, most_x, most_429, ..alone }
+        };
+        let one = Fleet::Steady(1);
+        let outage = Trouble::Outage { from: third, until: third + 600.0 };
+        let quota = Trouble::Quota { from: third, until: third + 1800.0 };
+        let mut rows = vec![
+            row("outage", one, outage, 600.0, 1.10, 1.0),
+            row("quota", one, quota, 1800.0, 1.05, 1.0),
+            row("faults", one, Trouble::Faults { share: 0.02 }, 0.0, 1.08, 0.01),
+        ];
+        if self.at_once >= fleet {
+            let killed = Fleet::Killed { processes: fleet, at: 1.5 * third };
+            let join = Fleet::JoinLeave { others: fleet - 1, within: 60.0, leave: 2.0 * third };
+            rows.push(row("killed", killed, Trouble::None, 0.0, 1.10, 0.02));
+            rows.push(row("join-leave", join, Trouble::None, 0.0, 1.10, 0.02));
+        }
+        rows
+    }
+
+    /// A fleet of very many processes on a bucket that is known.
+    pub fn thousand(self, processes: usize) -> Option<Row> {
+        let scenario = self.scenarios().into_iter().find(|scenario| scenario.name == "known-bucket")?;
+        Some(Row { name: "thousand", ..self.row(scenario, processes) })
+    }
 }
 
 /// All rows, or those that take little time.
@@ -145,18 +157,19 @@ pub fn all(quick: bool) -> Vec<Row> {
     let fleets: &[usize] = if quick { &[1, 4] } else { &[1, 4, 16] };
     for rpm in [60.0, 600.0] {
         for &at_once in crowds {
-            let told = |name: &str| name.starts_with("told") || name.ends_with("told");
-            let scenarios = scenario::all(rpm, JOBS, CALLS, at_once, phase());
-            for scenario in scenarios.into_iter().filter(|scenario| !told(scenario.name)) {
+            let size = Size { rpm, jobs: JOBS, calls: CALLS, at_once, seed: SEED };
+            for scenario in size.scenarios() {
                 for &processes in fleets.iter().filter(|processes| **processes <= at_once) {
-                    rows.push(plain(scenario.clone(), processes));
+                    rows.push(size.row(scenario.clone(), processes));
                 }
             }
-            rows.extend(special(rpm, at_once));
+            rows.extend(size.special(16));
         }
     }
     if !quick {
-        rows.extend(thousand());
+        // A thousand processes with twenty jobs each.
+        let size = Size { rpm: 6_000.0, jobs: 20_000, calls: CALLS, at_once: 4_000, seed: SEED };
+        rows.extend(size.thousand(1_000));
     }
     rows
 }

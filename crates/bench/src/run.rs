@@ -127,18 +127,23 @@ pub fn measure(row: &Row, policy: Policy, least: &Least) -> anyhow::Result<Measu
         Policy::Ours => None,
         Policy::Naive(naive) => Some(naive),
     };
+    in_paused_time(async {
+        match naive {
+            None => ours(row).await,
+            Some(naive) => others(row, naive).await,
+        }
+    })
+}
+
+/// Runs actors with a clock that stands still until all wait for it.
+pub fn in_paused_time(run: impl Future<Output = anyhow::Result<Measured>>) -> anyhow::Result<Measured> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
     let runtime = std::cell::RefCell::new(Some(runtime));
     let system = actix::System::with_tokio_rt(|| {
         // Asked for once; a second time it would be a runtime of the usual kind.
         runtime.borrow_mut().take().unwrap_or_else(spare_runtime)
     });
-    system.block_on(async {
-        match naive {
-            None => ours(row).await,
-            Some(naive) => others(row, naive).await,
-        }
-    })
+    system.block_on(run)
 }
 
 #[expect(clippy::expect_used, reason = "a process that cannot have a runtime cannot go on")]

@@ -146,6 +146,11 @@ pub struct GithubConfig {
     pub content_per_hour: u64,
     /// Installation tokens an hour.
     pub tokens_per_hour: u64,
+    /// Writes that begin within a span; `None` doesn't enforce it.
+    pub write_burst: Option<(u64, Duration)>,
+    /// How long, at the least, everything is refused after a refusal by a secondary limit; zero: what
+    /// went too far is refused, and nothing else.
+    pub secondary_lasts: Duration,
     /// Requests in work at the same time.
     pub concurrent: usize,
     /// Writes in work at the same time; `None` doesn't enforce it. Measured in any case.
@@ -257,6 +262,8 @@ impl GithubConfig {
             content_per_minute: 80,
             content_per_hour: 500,
             tokens_per_hour: 2000,
+            write_burst: None,
+            secondary_lasts: Duration::ZERO,
             concurrent: 100,
             concurrent_writes: None,
             secondary_retry_after: true,

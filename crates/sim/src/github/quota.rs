@@ -38,6 +38,9 @@ struct Secondary {
     points: VecDeque<(Duration, u64)>,
     content: VecDeque<(Duration, u64)>,
     tokens: VecDeque<(Duration, u64)>,
+    writes: VecDeque<(Duration, u64)>,
+    /// Everything is refused until then.
+    shut_until: Duration,
 }
 
 /// The sum of what lies within `span` before now, and how long until `room` for `amount` under `limit`
@@ -116,9 +119,17 @@ pub(crate) fn enter<'a>(
     let content = u64::from(operation.creates_content());
     let token = u64::from(operation == Operation::TokenCreate);
     let counted = quota.secondary.entry(account).or_default();
-    for (events, kept) in
-        [(&mut counted.points, MINUTE), (&mut counted.content, HOUR), (&mut counted.tokens, HOUR)]
-    {
+    if now < counted.shut_until {
+        let wait = counted.shut_until - now;
+        return Err(secondary_refusal(world, wait));
+    }
+    let (burst, span) = config.write_burst.unwrap_or((u64::MAX, Duration::ZERO));
+    for (events, kept) in [
+        (&mut counted.points, MINUTE),
+        (&mut counted.content, HOUR),
+        (&mut counted.tokens, HOUR),
+        (&mut counted.writes, span),
+    ] {
         while events.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= kept) {
             events.pop_front();
         }
@@ -128,9 +139,11 @@ pub(crate) fn enter<'a>(
         over(&counted.content, now, HOUR, content, config.content_per_hour).filter(|_| content > 0),
         over(&counted.content, now, MINUTE, content, config.content_per_minute).filter(|_| content > 0),
         over(&counted.tokens, now, HOUR, token, config.tokens_per_hour).filter(|_| token > 0),
+        over(&counted.writes, now, span, 1, burst).filter(|_| write),
     ];
     if let Some(wait) = waits.into_iter().flatten().max() {
-        return Err(secondary_refusal(world, wait));
+        counted.shut_until = now + config.secondary_lasts;
+        return Err(secondary_refusal(world, wait.max(config.secondary_lasts)));
     }
     counted.points.push_back((now, points));
     if content > 0 {
@@ -138,6 +151,9 @@ pub(crate) fn enter<'a>(
     }
     if token > 0 {
         counted.tokens.push_back((now, token));
+    }
+    if write && config.write_burst.is_some() {
+        counted.writes.push_back((now, 1));
     }
     quota.in_work += 1;
     drop(state);

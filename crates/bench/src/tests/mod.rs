@@ -1,5 +1,7 @@
 //! Small scenarios end to end: real actors, a queue in memory, paused time.
 
+mod seeds;
+
 use crate::naive::Naive;
 use crate::remote::Trouble;
 use crate::report::Line;
@@ -17,11 +19,11 @@ fn row(name: &str, jobs: usize, at_once: usize, fleet: Fleet, trouble: Trouble, 
 fn run(row: &Row, policy: Policy) -> (Measured, f64) {
     let least = Least::of(row);
     let measured = measure(row, policy, &least).unwrap();
-    let line = Line { row, policy, least: &least, measured: &measured };
+    let line = Line::of(row, policy, &least, measured);
     eprintln!("{}", line.text());
-    assert_eq!(line.json()["done"], measured.done);
-    let x = measured.makespan / least.bound;
-    (measured, x)
+    assert_eq!(line.json()["done"], line.measured.done);
+    let x = line.measured.makespan / least.bound;
+    (line.measured, x)
 }
 
 #[test]
