@@ -72,6 +72,9 @@ pub struct Learned {
     pub settings: LimitSettings,
     /// The budget.
     pub budget: Budget,
+    /// When it was noted; 0 in notes of builds that did not say so.
+    #[serde(default)]
+    pub noted_at: Tick,
     /// Until when permits are out that it does not know as spent.
     pub granted_until: Tick,
 }
@@ -146,6 +149,8 @@ pub struct Fleet {
     last: Last,
     /// When something is to be done whatever happens.
     due: Tick,
+    /// Alone: when the budget was noted, and whether something was sent since.
+    noted: (Tick, bool),
     /// An [`Act::Keep`] is under way.
     asking: bool,
     jobs: u32,
@@ -190,6 +195,7 @@ impl Fleet {
             gate: None,
             last: Last::default(),
             due: Duration::ZERO,
+            noted: (Duration::ZERO, false),
             asking: false,
             jobs: 0,
             waiting: 0,
@@ -341,6 +347,7 @@ impl Fleet {
         self.in_flight = self.in_flight.saturating_add(1);
         if let Some(budget) = self.direct() {
             budget.take(now, tokens);
+            self.noted.1 = true;
             return now;
         }
         let (mut taken, mut left) = (None, tokens);
