@@ -149,8 +149,8 @@ pub struct Fleet {
     last: Last,
     /// When something is to be done whatever happens.
     due: Tick,
-    /// Alone: when the budget was noted, and whether something was sent since.
-    noted: (Tick, bool),
+    /// Alone: when the budget was noted, and what was sent since.
+    noted: (Tick, u32),
     /// An [`Act::Keep`] is under way.
     asking: bool,
     jobs: u32,
@@ -195,7 +195,7 @@ impl Fleet {
             gate: None,
             last: Last::default(),
             due: Duration::ZERO,
-            noted: (Duration::ZERO, false),
+            noted: (Duration::ZERO, 0),
             asking: false,
             jobs: 0,
             waiting: 0,
@@ -347,7 +347,7 @@ impl Fleet {
         self.in_flight = self.in_flight.saturating_add(1);
         if let Some(budget) = self.direct() {
             budget.take(now, tokens);
-            self.noted.1 = true;
+            self.noted.1 = self.noted.1.saturating_add(1);
             return now;
         }
         let (mut taken, mut left) = (None, tokens);

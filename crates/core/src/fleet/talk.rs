@@ -14,8 +14,10 @@ use crate::failure::GateReason;
 const FIRST_PLAN: Duration = Duration::from_secs(3);
 /// Alone, the keepership is renewed and the budget noted this often.
 const ALONE: Duration = Duration::from_secs(10);
-/// So long at most it does not note what it sent: whoever follows it, if it dies, knows all but that.
+/// For so long at most it does not note what it sent, nor if that is so much of a minute's limit:
+/// whoever follows it, if it dies, knows all but that.
 const UNNOTED: Duration = Duration::from_secs(1);
+const UNNOTED_SHARE: f64 = 0.01;
 /// Between two tries to reach a ledger that is away.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a probe may wait for a caller.
@@ -45,8 +47,8 @@ impl Fleet {
             && !keeper.is_alone(&self.me)
         {
             due = keeper.next_plan;
-        } else if self.part == Part::Keeper && self.noted.1 {
-            due = due.min(self.noted.0 + UNNOTED);
+        } else if self.part == Part::Keeper {
+            due = due.min(self.note_due());
         }
         if self.part == Part::Member {
             due = match (self.must_say || self.is_news(), self.jobs) {
@@ -67,6 +69,17 @@ impl Fleet {
             due = due.min(self.peak.1);
         }
         Some(due.saturating_sub(now))
+    }
+
+    /// When the keeper, alone, notes what it sent.
+    fn note_due(&self) -> Tick {
+        let (at, sent) = self.noted;
+        let most = self.request_limit().map(|(per_minute, _)| (per_minute * UNNOTED_SHARE).max(1.0));
+        match sent {
+            0 => Tick::MAX,
+            sent if most.is_some_and(|most| f64::from(sent) >= most) => at,
+            _ => at + UNNOTED,
+        }
     }
 
     /// Whether the keeper should hear of our need now.
@@ -178,7 +191,7 @@ impl Fleet {
 
     fn ask(&mut self, now: Tick, epoch: u64, lease: Duration, words: Option<Vec<u8>>) -> Act {
         self.asking = true;
-        self.noted = (now, false);
+        self.noted = (now, 0);
         let note = self.keeper.as_ref().filter(|_| epoch > 0).map(|keeper| {
             let budget = keeper.budget.summary();
             let settings = self.settings.clone();
@@ -207,6 +220,7 @@ impl Fleet {
         let mine = self.wants();
         let me = self.me.clone();
         let (concurrency, waits) = (self.settings.concurrency, self.waiting > 0);
+        let note_due = self.note_due();
         let Some(keeper) = self.keeper.as_mut() else { return };
         let unused = std::mem::take(&mut self.unused);
         if mine != self.said || now >= self.said_at + ALONE || !unused.is_empty() {
@@ -217,8 +231,7 @@ impl Fleet {
         }
         let alone = keeper.is_alone(&me);
         let plan_due = now >= keeper.next_plan;
-        let is_noted = !self.noted.1 || now < self.noted.0 + UNNOTED;
-        if alone && now < self.due && is_noted && !keeper.is_new() {
+        if alone && now < self.due.min(note_due) && !keeper.is_new() {
             return;
         }
         if !alone && !plan_due {

@@ -352,7 +352,7 @@ fn a_note_is_read_back_unless_the_configuration_changed() {
 #[test]
 fn who_follows_one_that_died_knows_what_it_sent_but_for_a_moment() {
     // One at a time, a second each; then as fast as the window lets it.
-    for pause in [1_000, 20] {
+    for pause in [1_000, 20, 390] {
         let settings = LimitSettings { window: WindowKind::Fixed, requests_per_minute: 60, ..limits() };
         let mut dies = Fleet::new(&settings, "a#1");
         dies.need(at(0.0), 5, 5, 0.0);

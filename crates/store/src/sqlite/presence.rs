@@ -99,7 +99,10 @@ fn sweep(database: &Path) {
         let found = file.file_name();
         let Some(found) = found.to_str() else { continue };
         let is_ours = found.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
-        if is_ours && found.ends_with(ENDING) && let Ok(held) = OpenOptions::new().write(true).open(file.path()) {
+        if is_ours
+            && found.ends_with(ENDING)
+            && let Ok(held) = OpenOptions::new().write(true).open(file.path())
+        {
             remove_if_free(&file.path(), &held);
         }
     }
