@@ -395,7 +395,6 @@ mod tests {
                 fleet.run(every, 0, 100, |_| false);
                 fleet.run(every, 100, 700, |_| true);
                 let into = fleet.sent(100.0, 700.0);
-                eprintln!("MEASURED {into} of {processes}, one each {every} ms");
                 assert!((12..=most).contains(&into), "{into} of {processes}, one each {every} ms");
                 fleet.run(every, 700, 900, |_| false);
                 let after = fleet.sent(780.0, 900.0) as u64;

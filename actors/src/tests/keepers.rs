@@ -22,7 +22,8 @@ use crate::calls::Order;
 use crate::meter::Meter;
 use crate::supervisor::Lifeline;
 
-const A_MINUTE: u32 = 60;
+/// From when until when the provider is down, where it goes down.
+const DOWN: (f64, f64) = (100.0, 700.0);
 
 /// The ledger, and when each request went out, in seconds.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ struct Town {
     begin: Instant,
     sent: Rc<RefCell<Vec<f64>>>,
     window: WindowKind,
+    a_minute: u32,
+    goes_down: bool,
 }
 
 /// A process with callers that send one request after the other.
@@ -40,7 +43,7 @@ struct Process {
 }
 
 impl Town {
-    fn with(window: WindowKind) -> Self {
+    fn with(window: WindowKind, a_minute: u32) -> Self {
         let store = serde_json::json!({
             "url": "memory:", "prefix": "", "ca_file": "", "lease": "30s", "max_job_bytes": "1MB",
             "unique_issues": false, "keep_ended": "7d", "max_steps": 2000, "max_step_bytes": "1MB",
@@ -49,13 +52,24 @@ impl Town {
         });
         let store: Settings = serde_json::from_value(store).unwrap();
         let store = MemoryStore::new(&store, Timestamp::from_secs(1_760_000_000), "a");
-        Town { ledger: store.ledger(), begin: Instant::now(), sent: Rc::default(), window }
+        Town {
+            ledger: store.ledger(),
+            begin: Instant::now(),
+            sent: Rc::default(),
+            window,
+            a_minute,
+            goes_down: false,
+        }
     }
 
     fn process(&self, me: &str, callers: i64) -> Process {
         let mut settings = settings();
         settings.llm_spacing = Duration::ZERO;
-        settings.llm_limits.requests_per_minute = A_MINUTE;
+        // As config.toml has them.
+        settings.breaker.min_calls = 10;
+        settings.breaker.open = Duration::from_secs(15);
+        settings.breaker.open_max = Duration::from_secs(60);
+        settings.llm_limits.requests_per_minute = self.a_minute;
         settings.llm_limits.window = self.window;
         settings.llm_limits.burst = u32::from(self.window == WindowKind::Bucket);
         let (accountant, binding) = address(Meter::new("rate_accountant"), 100);
@@ -79,15 +93,24 @@ impl Town {
                 let acquire = Acquire { key: BudgetKey::Llm(EndpointId(0)), need, patience };
                 let Ok(ticket) = accountant.send(acquire).await else { return };
                 let Ok(Ok(permit)) = ticket.permit().await else { return };
-                town.sent.borrow_mut().push(town.begin.elapsed().as_secs_f64());
-                let too_many =
-                    town.window == WindowKind::Fixed && town.sent.borrow().len() > A_MINUTE as usize;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                let refused = failure(Verdict::Retry { after: None }, 429, false);
-                let end = if too_many { End::Failed(refused) } else { End::Answered(None) };
-                permit.report(Observed::default(), end).await;
+                permit.report(Observed::default(), town.answer().await).await;
             }
         })
+    }
+
+    async fn answer(&self) -> End {
+        let at = self.begin.elapsed().as_secs_f64();
+        self.sent.borrow_mut().push(at);
+        let too_many = self.window == WindowKind::Fixed && self.sent.borrow().len() > self.a_minute as usize;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let again = Verdict::Retry { after: None };
+        if too_many {
+            End::Failed(failure(again, 429, false))
+        } else if self.goes_down && (DOWN.0..DOWN.1).contains(&at) {
+            End::Failed(failure(again, 503, true))
+        } else {
+            End::Answered(None)
+        }
     }
 
     /// How many were sent from then until then.
@@ -111,7 +134,7 @@ async fn sleep(seconds: u64) {
 #[test]
 fn a_worker_that_is_killed_and_started_again_calls_at_once_and_not_too_often() {
     paused(async {
-        let town = Town::with(WindowKind::Bucket);
+        let town = Town::with(WindowKind::Bucket, 60);
         let mut before = town.process("box-1#00", 4);
         let mut killed = 0.0;
         for life in 1..=5 {
@@ -133,7 +156,7 @@ fn a_worker_that_is_killed_and_started_again_calls_at_once_and_not_too_often() {
 
 /// How many are sent of a window's 60 and beyond, in 43 s, where the worker is killed after 3 or not.
 async fn sent_of_a_window(is_killed: bool) -> usize {
-    let town = Town::with(WindowKind::Fixed);
+    let town = Town::with(WindowKind::Fixed, 60);
     let mut worker = town.process("box-1#1", 2);
     sleep(3).await;
     let sent = town.sent.borrow().len();
@@ -160,7 +183,7 @@ fn what_a_dead_worker_sent_of_a_window_is_not_sent_again() {
 #[test]
 fn of_two_the_other_goes_on_when_the_keeper_dies() {
     paused(async {
-        let town = Town::with(WindowKind::Bucket);
+        let town = Town::with(WindowKind::Bucket, 60);
         let keeper = town.process("box-1#1", 4);
         sleep(1).await;
         let _other = town.process("box-2#2", 4);
@@ -175,4 +198,24 @@ fn of_two_the_other_goes_on_when_the_keeper_dies() {
         let seconds = town.begin.elapsed().as_secs_f64();
         assert!(all <= seconds * 1.02 + 1.0, "{all} in {seconds} s");
     });
+}
+
+#[test]
+fn a_fleet_sends_into_an_outage_what_one_process_would() {
+    for a_minute in [60, 600] {
+        for processes in [1, 16] {
+            paused(async move {
+                let town = Town { goes_down: true, ..Town::with(WindowKind::Bucket, a_minute) };
+                let _all: Vec<_> = (0..processes).map(|n| town.process(&format!("box-{n}#{n}"), 2)).collect();
+                sleep(900).await;
+                let into = town.between(DOWN.0, DOWN.1);
+                assert!((10..=26).contains(&into), "{into} of {processes} at {a_minute}");
+                let pace = f64::from(a_minute) / 60.0;
+                // Found within 72 s, and known to all.
+                let after =
+                    town.between(780.0, 900.0) as f64 / (120.0 * pace.min(f64::from(processes) * 10.0));
+                assert!(after > 0.9, "{after} of the limit after it, {processes} at {a_minute}");
+            });
+        }
+    }
 }
