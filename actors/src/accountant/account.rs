@@ -15,7 +15,8 @@ use steadfast_core::retry_budget::RetryBudget;
 
 use crate::dice::Dice;
 
-use super::breakers::Breakers;
+use super::breakers::{Breakers, Changed};
+use super::health::Health;
 use super::messages::{Need, Shut};
 use super::shared::Shared;
 use super::waiting::{Place, Waiter, Waiting};
@@ -108,6 +109,16 @@ impl<W: Answer> Account<W> {
         }
     }
 
+    /// Of a process called `me`, which tells those who share the budget how the provider is.
+    pub fn telling(self, me: &str) -> Self {
+        Account { breakers: self.breakers.telling(me), ..self }
+    }
+
+    /// Another process said this. Returns the breaker that it changed.
+    pub fn heard(&mut self, now: Tick, health: &Health) -> Option<Changed> {
+        self.breakers.heard(now, health)
+    }
+
     /// With chance from `dice`.
     pub fn drawing(mut self, dice: &Dice) -> Self {
         self.breakers.dice = dice.clone();
@@ -172,7 +183,8 @@ impl<W: Answer> Account<W> {
         let jobs = waiting.saturating_add(self.budget.in_flight());
         self.budget.need(now, jobs, waiting, self.admitted);
         self.budget.sizes(self.lines.values().flat_map(Waiting::sizes));
-        let acts = self.budget.step(now);
+        let mut acts = self.budget.step(now);
+        acts.extend(self.breakers.news().iter().map(|health| Act::Say(health.encode())));
         (acts, self.budget.next(now).map(|wait| now.saturating_add(wait)))
     }
 

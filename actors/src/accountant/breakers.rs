@@ -5,7 +5,8 @@
 //! those whose last call failed are at least half of all that were heard of within the window.
 //!
 //! Long before the share of failures tells, a row of them does: after a few that failed one after the
-//! other calls are spaced out, and a row as long as a judgement needs opens the breaker.
+//! other calls are spaced out, and a row as long as a judgement needs opens the breaker. Of each there
+//! are two: this process's own, which only its own answers end, and the fleet's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use std::time::Duration;
 use steadfast_core::breaker::{Breaker, BreakerSettings, BreakerState, Change};
 use steadfast_core::budget::Tick;
 
+use super::health::{Event, Health, News};
+use super::row::Row;
 use crate::dice::Dice;
 
 /// Operations that have a breaker of their own; more share one.
@@ -21,45 +24,6 @@ const MOST_OPERATIONS: usize = 64;
 /// The name of that one.
 const OTHER: &str = "other";
 
-/// So many that failed in a row may be the beginning of an outage: calls go one by one.
-const FEW_IN_A_ROW: u32 = 3;
-/// The first distance between them; doubles with each that fails, up to the time that a breaker is open.
-const FIRST_GAP: Duration = Duration::from_secs(1);
-
-/// Calls that failed one after the other.
-#[derive(Clone, Copy, Debug, Default)]
-struct Row {
-    /// How many.
-    failed: u32,
-    /// When the first was sent: what was sent before says nothing of it.
-    since: Tick,
-    /// When the last call was sent.
-    sent: Tick,
-}
-
-impl Row {
-    fn sent(&mut self, now: Tick) {
-        self.sent = now;
-    }
-
-    /// Returns whether the row is as long as `judgement`.
-    fn ended(&mut self, sent: Tick, healthy: bool, judgement: u32) -> bool {
-        if !healthy {
-            self.since = if self.failed == 0 { sent } else { self.since.min(sent) };
-            self.failed = self.failed.saturating_add(1);
-        } else if sent >= self.since {
-            self.failed = 0;
-        }
-        self.failed >= judgement.max(1)
-    }
-
-    fn wait(&self, now: Tick, longest: Duration) -> Duration {
-        let Some(more) = self.failed.checked_sub(FEW_IN_A_ROW) else { return Duration::ZERO };
-        let gap = FIRST_GAP.saturating_mul(1 << more.min(16)).min(longest);
-        (self.sent + gap).saturating_sub(now)
-    }
-}
-
 /// A breaker that changed, and the operation whose it is; `None`: the whole provider's.
 pub type Changed = (Option<&'static str>, Change);
 
@@ -67,6 +31,12 @@ pub type Changed = (Option<&'static str>, Change);
 struct Operation {
     breaker: Breaker,
     row: Row,
+    /// With what others said.
+    fleet: Row,
+    /// Whether it is the fleet's row that opened the breaker: then the fleet may close it.
+    by_fleet: bool,
+    /// Whether the probe that is out is another process's.
+    their_probe: bool,
     /// When the last call ended, and whether in good order.
     last: Option<(Tick, bool)>,
 }
@@ -78,13 +48,24 @@ pub struct Breakers {
     settings: BreakerSettings,
     whole: Breaker,
     each: BTreeMap<&'static str, Operation>,
+    news: News,
 }
 
 impl Breakers {
     /// All closed. Chance is the operating system's, until it is set.
     pub fn new(settings: BreakerSettings) -> Self {
         let whole = Breaker::new(settings.clone());
-        Breakers { dice: Dice::from_os(), whole, settings, each: BTreeMap::new() }
+        Breakers { dice: Dice::from_os(), whole, settings, each: BTreeMap::new(), news: News::default() }
+    }
+
+    /// Those of a process called `me`, which tells others.
+    pub fn telling(self, me: &str) -> Self {
+        Breakers { news: News::of(me), ..self }
+    }
+
+    /// What is to be told now.
+    pub fn news(&mut self) -> Vec<Health> {
+        self.news.take()
     }
 
     /// The name by which this operation is kept, from now on.
@@ -97,7 +78,10 @@ impl Breakers {
     /// How long until a call of this operation may go.
     pub fn wait(&self, now: Tick, operation: &'static str) -> Duration {
         let whole = self.whole.wait(now);
-        let own = |found: &Operation| found.breaker.wait(now).max(found.row.wait(now, self.settings.open));
+        let longest = self.settings.open_max;
+        let own = |found: &Operation| {
+            found.breaker.wait(now).max(found.row.wait(now, longest)).max(found.fleet.wait(now, longest))
+        };
         self.find(operation).map_or(whole, |found| whole.max(own(found)))
     }
 
@@ -125,6 +109,11 @@ impl Breakers {
         let entry = self.entry(operation);
         entry.breaker.sent(now);
         entry.row.sent(now);
+        entry.fleet.sent(now);
+        entry.their_probe = false;
+        if entry.fleet.is_suspicious() || entry.breaker.state() != BreakerState::Closed {
+            self.news.tell(now, now, operation, Event::Probing);
+        }
     }
 
     /// The call of `sent` did not go out, or was cut off.
@@ -136,17 +125,22 @@ impl Breakers {
     /// The call of `sent` ended.
     pub fn ended(&mut self, now: Tick, sent: Tick, operation: &'static str, healthy: bool) -> Vec<Changed> {
         let own = self.name(operation);
-        let (random, judgement) = (self.dice.share(), self.settings.min_calls);
+        let random = self.dice.share();
+        let judgement = Judgement { now, random, settings: self.settings.clone() };
         let entry = self.entry(operation);
         let mut change = entry.breaker.ended(now, sent, healthy, random);
-        if entry.row.ended(sent, healthy, judgement) {
-            change = change.or(entry.breaker.trip(now, random));
-        }
+        entry.row.ended(sent, healthy);
+        let all_is_well = entry.fleet.ended(sent, healthy) || change == Some(Change::Recovered);
+        change = change.or_else(|| entry.judge(&judgement));
         if change.is_some() {
-            // From now on the breaker's own probes decide.
-            entry.row.failed = 0;
+            entry.forget_rows();
         }
         entry.last = Some((now, healthy));
+        match (healthy, all_is_well) {
+            (false, _) => self.news.tell(now, sent, own, Event::Failed),
+            (true, true) => self.news.tell(now, sent, own, Event::Well),
+            (true, false) => {}
+        }
         let mut changed: Vec<Changed> = change.map(|change| (Some(own), change)).into_iter().collect();
         // A probe of the whole provider's decides, whatever it was for.
         let counts = healthy || self.whole.state() != BreakerState::Closed || self.is_widespread(now);
@@ -154,6 +148,23 @@ impl Breakers {
             changed.push((None, change));
         }
         changed
+    }
+
+    /// Another process said this.
+    pub fn heard(&mut self, now: Tick, health: &Health) -> Option<Changed> {
+        let own = *self.each.keys().find(|name| **name == health.operation)?;
+        let random = self.dice.share();
+        let judgement = Judgement { now, random, settings: self.settings.clone() };
+        let sent = now.saturating_sub(health.out());
+        if self.news.is_own(health) {
+            return None;
+        }
+        let entry = self.each.get_mut(own)?;
+        let change = entry.heard(&judgement, sent, health.event);
+        if change.is_some() {
+            entry.forget_rows();
+        }
+        change.map(|change| (Some(own), change))
     }
 
     fn is_widespread(&self, now: Tick) -> bool {
@@ -179,13 +190,78 @@ impl Breakers {
         self.each.entry(self.name(operation)).or_insert_with(|| Operation {
             breaker: Breaker::new(settings.clone()),
             row: Row::default(),
+            fleet: Row::default(),
+            by_fleet: false,
+            their_probe: false,
             last: None,
         })
     }
 }
 
+/// By what it is judged whether a row is an outage, and when.
+struct Judgement {
+    now: Tick,
+    random: f64,
+    settings: BreakerSettings,
+}
+
+impl Operation {
+    /// A row as long as a judgement needs opens the breaker, for as long as it would wait anyway.
+    fn judge(&mut self, by: &Judgement) -> Option<Change> {
+        let needed = by.settings.min_calls.max(1);
+        let long = [self.row, self.fleet].into_iter().find(|row| row.failed >= needed)?;
+        let gap = long.gap(by.settings.open_max);
+        let change = self.breaker.trip_for(by.now, gap, by.random);
+        self.by_fleet = change.is_some() && self.row.failed < needed && long.of_others;
+        change
+    }
+
+    /// From now on the breaker's own probes decide.
+    fn forget_rows(&mut self) {
+        self.row.end();
+        self.fleet.end();
+    }
+
+    fn heard(&mut self, by: &Judgement, sent: Tick, event: Event) -> Option<Change> {
+        let Judgement { now, random, .. } = *by;
+        // A probe of theirs is known by when we heard of it.
+        let probe = match self.breaker.state() {
+            BreakerState::HalfOpen { since } if self.their_probe => Some(since),
+            BreakerState::HalfOpen { .. } | BreakerState::Open { .. } | BreakerState::Closed => None,
+        };
+        match event {
+            Event::Probing => {
+                self.fleet.sent(now);
+                if matches!(self.breaker.state(), BreakerState::Open { .. }) {
+                    self.breaker.sent(now);
+                    self.their_probe = true;
+                }
+                None
+            }
+            Event::Failed => {
+                self.fleet.heard(sent, false, random);
+                let change = probe.and_then(|since| self.breaker.ended(now, since, false, random));
+                change.or_else(|| self.judge(by))
+            }
+            Event::Well => {
+                self.fleet.heard(sent, true, random);
+                match probe {
+                    Some(since) if self.by_fleet => self.breaker.ended(now, since, true, random),
+                    // What only our own answers close is ours to try again.
+                    Some(since) => {
+                        self.breaker.unsent(now, since);
+                        None
+                    }
+                    None => None,
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::row::{FEW_IN_A_ROW, FIRST_GAP};
     use super::*;
 
     const OPEN: Duration = Duration::from_secs(30);
@@ -245,12 +321,101 @@ mod tests {
             assert_eq!(breakers.ended(now, now, "chat", false), [], "{failed} failed");
             // Sent before the first of them failed: no sign of health.
             breakers.ended(now, Duration::from_millis(500), "chat", true);
-            assert_eq!(breakers.wait(now, "chat").is_zero(), failed < u64::from(FEW_IN_A_ROW), "{failed}");
+            let spaced = failed >= u64::from(FEW_IN_A_ROW);
+            assert_eq!(breakers.wait(now, "chat") > Duration::ZERO, spaced, "{failed}");
             assert_eq!(breakers.states().1, []);
         }
         now += breakers.wait(now, "chat");
         let changed = breakers.ended(now, now, "chat", false);
         assert!(matches!(changed[..], [(Some("chat"), Change::Opened(_))]), "{changed:?}");
+    }
+
+    /// A few processes that hear each other at once, and a provider that is down from 100 s on.
+    struct Fleet {
+        each: Vec<Breakers>,
+        sent: Vec<f64>,
+    }
+
+    impl Fleet {
+        fn of(processes: usize, tells: bool) -> Self {
+            let settings =
+                BreakerSettings { open: secs(15), open_max: secs(60), min_calls: 10, ..breakers().settings };
+            let one = |n: usize| {
+                let one = Breakers::new(settings.clone());
+                let mut one = if tells { one.telling(&format!("p#{n}")) } else { one };
+                one.dice = Dice::seeded(n as u64);
+                one.register("chat");
+                one
+            };
+            Fleet { each: (0..processes).map(one).collect(), sent: Vec::new() }
+        }
+
+        fn pass_on(&mut self, now: Tick) {
+            for n in 0..self.each.len() {
+                for health in self.each[n].news() {
+                    let health = Health::decode(&health.encode()).unwrap();
+                    for other in &mut self.each {
+                        other.heard(now, &health);
+                    }
+                }
+            }
+        }
+
+        /// One request each so many ms, of whoever may send, from then until then; `down` fails.
+        fn run(&mut self, every: u64, from: u64, until: u64, mut down: impl FnMut(usize) -> bool) {
+            let mut turn = 0;
+            for ms in (from * 1_000..until * 1_000).step_by(every as usize) {
+                let now = Duration::from_millis(ms);
+                let processes = self.each.len();
+                turn += 1;
+                let who = (0..processes)
+                    .map(|n| (turn + n) % processes)
+                    .find(|n| self.each[*n].wait(now, "chat").is_zero());
+                let Some(who) = who else { continue };
+                self.each[who].sent(now, "chat");
+                self.sent.push(now.as_secs_f64());
+                self.pass_on(now);
+                let end = now + Duration::from_millis(every / 2);
+                let healthy = !down(who);
+                self.each[who].ended(end, now, "chat", healthy);
+                self.pass_on(end);
+            }
+        }
+
+        fn sent(&self, from: f64, until: f64) -> usize {
+            self.sent.iter().filter(|at| (from..until).contains(*at)).count()
+        }
+    }
+
+    #[test]
+    fn sixteen_processes_send_into_an_outage_what_one_would_and_find_its_end_together() {
+        for (every, most) in [(1_000, 20), (100, 20)] {
+            for processes in [1, 16] {
+                let mut fleet = Fleet::of(processes, true);
+                fleet.run(every, 0, 100, |_| false);
+                fleet.run(every, 100, 700, |_| true);
+                let into = fleet.sent(100.0, 700.0);
+                assert!((12..=most).contains(&into), "{into} of {processes}, one each {every} ms");
+                fleet.run(every, 700, 900, |_| false);
+                let after = fleet.sent(780.0, 900.0) as u64;
+                assert!(after >= 118_000 / every, "{after} of {processes}: found within 72 s, by all");
+            }
+        }
+        let mut each_alone = Fleet::of(16, false);
+        each_alone.run(100, 100, 700, |_| true);
+        assert!(each_alone.sent(100.0, 700.0) > 200, "what it is worth");
+    }
+
+    #[test]
+    fn one_process_that_fails_alone_shuts_no_other_and_is_not_opened_by_them() {
+        let mut fleet = Fleet::of(4, true);
+        fleet.run(250, 0, 600, |who| who == 2);
+        let all = fleet.sent(0.0, 600.0);
+        assert!(all > 2_300, "{all} of 2,400");
+        assert!(matches!(fleet.each[2].states().1[..], [("chat", _)]), "{:?}", fleet.each[2].states());
+        for well in [0, 1, 3] {
+            assert_eq!(fleet.each[well].states().1, []);
+        }
     }
 
     #[test]

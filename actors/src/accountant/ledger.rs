@@ -12,6 +12,7 @@ use steadfast_core::time::Timestamp;
 use steadfast_store::{Heard, Keep, Kept, Ledger, StoreError};
 
 use super::RateAccountant;
+use super::health::Health;
 use super::messages::BudgetKey;
 use super::status::BudgetStatus;
 use crate::address::{Address, Metered};
@@ -279,7 +280,14 @@ impl Handler<Metered<Said>> for RateAccountant {
         let named = |key: &&BudgetKey| key.name(&self.llm_endpoints) == budget;
         let Some(key) = self.accounts.keys().find(named).cloned() else { return };
         if let Some(entry) = self.accounts.get_mut(&key) {
-            entry.account.budget.hear(now, &words);
+            match Health::decode(&words) {
+                Some(health) => {
+                    if let Some(changed) = entry.account.heard(now, &health) {
+                        self.tell_changed(&key, changed);
+                    }
+                }
+                None => entry.account.budget.hear(now, &words),
+            }
         }
         self.pump(&key, ctx);
     }

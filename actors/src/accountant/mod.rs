@@ -12,14 +12,18 @@
 //! | [`account`] | one budget, its breakers and those who wait |
 //! | [`waiting`] | a line of those who wait |
 //! | [`breakers`] | the breakers of one budget |
+//! | [`row`] | calls that failed one after the other |
+//! | [`health`] | what processes tell each other of a provider that fails |
 //! | [`heard`] | what the end of a request teaches |
 //! | [`status`] | where a budget stands, as data |
 
 pub mod account;
 pub mod breakers;
+pub mod health;
 pub mod heard;
 mod ledger;
 mod messages;
+pub mod row;
 pub mod shared;
 pub mod status;
 #[cfg(test)]
@@ -166,6 +170,14 @@ impl RateAccountant {
         tick(self.start)
     }
 
+    /// A breaker opened or closed.
+    fn tell_changed(&self, key: &BudgetKey, changed: Changed) {
+        log_changed(&key.name(&self.llm_endpoints), changed);
+        if let Change::Opened(open) = changed.1 {
+            self.alert(AlertKind::BreakerOpened, key, GateReason::Unavailable, open);
+        }
+    }
+
     /// The account of `key`, and the retry budget of its provider.
     fn account(&mut self, key: &BudgetKey) -> (&mut Account<Answering>, &mut RetryBudget) {
         let now = self.now();
@@ -201,6 +213,10 @@ impl RateAccountant {
                 BudgetKey::Git => {
                     Account::new(Shared::own(&LimitSettings::UNKNOWN, now), Duration::ZERO, quick)
                 }
+            };
+            let account = match (key, fleet) {
+                (BudgetKey::Llm(_) | BudgetKey::Github(_), Some(fleet)) => account.telling(&fleet.me),
+                (BudgetKey::Git, _) | (_, None) => account,
             };
             Entry { account: account.drawing(&self.dice), due: None, logged: Counts::default() }
         });
@@ -333,10 +349,7 @@ impl Handler<Metered<Report>> for RateAccountant {
         let heard = account.ended(now, sent, &observed, &end, wall, recheck);
         let budget = key.name(&self.llm_endpoints);
         for changed in heard.changed {
-            log_changed(&budget, changed);
-            if let Change::Opened(open) = changed.1 {
-                self.alert(AlertKind::BreakerOpened, &key, GateReason::Unavailable, open);
-            }
+            self.tell_changed(&key, changed);
         }
         if let (Some((wait, reason)), End::Failed(failure)) = (heard.closed, &end) {
             log_closed(&budget, wait, reason, failure);

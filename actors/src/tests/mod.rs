@@ -5,6 +5,7 @@ mod actix_as_it_is;
 mod alerts;
 mod calls;
 mod endpoints;
+mod keepers;
 mod supervisor;
 
 use std::future::Future;

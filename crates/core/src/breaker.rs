@@ -157,6 +157,17 @@ impl Breaker {
         (self.state == BreakerState::Closed).then(|| self.open(now, random))
     }
 
+    /// The same, for about as long as `at_least`, where that is longer than at first.
+    pub fn trip_for(&mut self, now: Tick, at_least: Duration, random: f64) -> Option<Change> {
+        if self.state != BreakerState::Closed {
+            return None;
+        }
+        let first = self.settings.open.as_secs_f64().max(1e-3);
+        let doublings = (at_least.as_secs_f64() / first).log2().round();
+        self.failed_probes = if doublings > 0.0 { doublings.min(16.0) as u32 } else { 0 };
+        Some(self.open(now, random))
+    }
+
     fn count(&mut self, ended: Ended) {
         self.failed += u32::from(ended.failed);
         self.slow += u32::from(ended.slow);
@@ -297,6 +308,16 @@ mod tests {
         breaker.sent(secs(31));
         assert_eq!(breaker.trip(secs(31), MIDDLE), None, "its probe decides");
         assert_eq!(breaker.ended(secs(32), secs(31), true, MIDDLE), Some(Change::Recovered));
+    }
+
+    #[test]
+    fn one_that_is_tripped_late_is_open_for_as_long_as_was_waited_before() {
+        for (at_least, open) in [(0, 30), (15, 30), (60, 60), (90, 100)] {
+            let mut breaker = breaker();
+            let opened = breaker.trip_for(secs(1), secs(at_least), MIDDLE);
+            assert_eq!(opened, Some(Change::Opened(secs(open))), "{at_least}");
+            assert_eq!(breaker.trip_for(secs(2), secs(60), MIDDLE), None);
+        }
     }
 
     #[test]

@@ -58,14 +58,15 @@ impl Observed {
         }
     }
 
-    /// From the headers of GitHub's REST interface; the reset is in Unix seconds there.
+    /// From the headers of GitHub's REST interface; the reset is in Unix seconds there, and what stands
+    /// in its place may tell it otherwise.
     pub fn of_github(headers: &HeaderMap, now: Timestamp) -> Self {
         let now = server_now(headers, now);
         Observed {
             requests: window(
                 headers,
                 |part| format!("x-ratelimit-{part}"),
-                |text| unix_seconds(text).map(|at| at.since(now)),
+                |text| reset_from_now(text, now).filter(|_| text != "0"),
             ),
             tokens: None,
             resource: first(headers, "x-ratelimit-resource", |text| {
@@ -106,16 +107,23 @@ impl ServerWait {
     }
 }
 
-/// The wait that `retry-after-ms` names, else `retry-after`: seconds, fractions of them, or an HTTP
-/// date. A date that is past gives zero.
+/// The wait that `retry-after-ms` names, else `retry-after`: seconds, fractions of them, an HTTP date,
+/// or a duration with its unit. A date that is past gives zero, and so do milliseconds that are zero
+/// where nothing else is named.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    first(headers, "retry-after-ms", milliseconds).or_else(|| wait_header(headers, "retry-after", now))
+    let precise = first(headers, "retry-after-ms", milliseconds);
+    precise.filter(|wait| !wait.is_zero()).or_else(|| wait_header(headers, "retry-after", now)).or(precise)
 }
 
 /// The wait that one header names, in any form that `retry-after` may have.
 pub fn wait_header(headers: &HeaderMap, name: &str, now: Timestamp) -> Option<Duration> {
     let now = server_now(headers, now);
-    first(headers, name, |text| seconds(text).or_else(|| http_date(text).map(|at| at.since(now))))
+    // Proxies join a header that came twice with a comma.
+    let joined = |text: &str| seconds(text.split_once(',')?.0);
+    first(headers, name, |text| {
+        let named = seconds(text).or_else(|| http_date(text).map(|at| at.since(now)));
+        named.or_else(|| go_duration(text)).or_else(|| joined(text))
+    })
 }
 
 /// What `x-should-retry` says; it wins over the status.
@@ -212,7 +220,7 @@ fn window(
     name: impl Fn(&str) -> String,
     reset: impl Fn(&str) -> Option<Duration>,
 ) -> Option<Window> {
-    let number = |text: &str| text.parse::<u64>().ok();
+    let number = |text: &str| text.parse::<u64>().ok().or_else(|| decimal(text).map(|number| number as u64));
     let window = Window {
         limit: first(headers, &name("limit"), number),
         remaining: first(headers, &name("remaining"), number),

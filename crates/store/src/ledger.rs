@@ -1,8 +1,9 @@
 //! The limit ledger: who keeps each budget that the fleet shares, what it noted, and what the
 //! processes say to each other about it.
 //!
-//! A budget has one keeper at a time, by a lease of the store's clock and fenced by an epoch. What is
-//! said is pushed to all who listen: nobody polls, so that a message serves many permits.
+//! A budget has one keeper at a time, by a lease of the store's clock and fenced by an epoch; one that
+//! died is followed as soon as the store sees that it listens no more. What is said is pushed to all
+//! who listen: nobody polls, so that a message serves many permits.
 
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ pub const MOST_NAME: usize = 256;
 pub const MOST_WORDS: usize = 256 * 1024;
 /// How long a note outlives its last renewal.
 pub(crate) const KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// A keeper that was heard of so lately is there, whether or not it is seen to listen: it may be
+/// about to, or to do so again after its connection was lost.
+pub(crate) const SURELY_THERE: Duration = Duration::from_secs(2);
 /// Messages that a listener may lag behind.
 pub(crate) const MOST_LAG: usize = 4_096;
 
@@ -27,7 +31,8 @@ pub trait Ledger: Send + Sync + 'static {
     async fn say(&self, budget: &str, words: &[u8]) -> Result<()>;
 
     /// Takes or keeps the keepership of a budget, notes its state and says words: one round trip, all
-    /// of it or nothing. A request whose answer was lost may be repeated.
+    /// of it or nothing. A request whose answer was lost may be repeated. It is taken from a keeper
+    /// whose lease is over, or that does not listen and was not heard of for a moment.
     async fn keep(&self, budget: &str, keep: &Keep) -> Result<Kept>;
 
     /// Hears what is said from now on, on every budget; as long as it listens, `member` counts as
@@ -80,9 +85,10 @@ pub struct Kept {
     pub epoch: u64,
     /// The store's clock.
     pub now: Timestamp,
-    /// Until when it is the keeper's.
+    /// Until when it is the keeper's at the longest; sooner than its lease ends where it seems to be
+    /// gone.
     pub until: Timestamp,
-    /// The last note and when it was noted; only where the keepership is newly the asker's.
+    /// The last note and when its keeper was heard of last; only where the keepership is newly the asker's.
     pub note: Option<(Vec<u8>, Timestamp)>,
     /// Members and runners that are surely there.
     pub present: Vec<String>,
@@ -99,7 +105,7 @@ pub struct Noted {
     pub until: Timestamp,
     /// What the keeper noted.
     pub note: Vec<u8>,
-    /// When.
+    /// When the keeper was heard of last.
     pub noted_at: Timestamp,
 }
 
@@ -129,12 +135,16 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Applies a request. Says whether it was granted.
-    pub fn keep(&mut self, keep: &Keep, now: Timestamp) -> Kept {
+    /// Applies a request; `listens` is whether a member is seen to. Says whether it was granted.
+    pub fn keep(&mut self, keep: &Keep, now: Timestamp, listens: impl Fn(&str) -> bool) -> Kept {
         let mine = self.keeper == keep.member;
         let ours = mine && keep.epoch > 0 && self.epoch == keep.epoch;
+        let mut until = self.until;
+        if !ours && until > now && !listens(&self.keeper) {
+            until = until.min(self.noted_at + SURELY_THERE);
+        }
         // Who has it and asks for it never heard that it was granted.
-        let granted = ours || (mine && keep.epoch == 0) || self.until <= now;
+        let granted = ours || (mine && keep.epoch == 0) || until <= now;
         let mut note = None;
         if granted {
             if !ours {
@@ -143,9 +153,10 @@ impl Entry {
             }
             self.keeper.clone_from(&keep.member);
             self.until = now + keep.lease;
+            until = self.until;
+            self.noted_at = now;
             if let Some(noted) = &keep.note {
                 self.note.clone_from(noted);
-                self.noted_at = now;
             }
         }
         Kept {
@@ -153,7 +164,7 @@ impl Entry {
             keeper: self.keeper.clone(),
             epoch: self.epoch,
             now,
-            until: self.until,
+            until,
             note,
             present: Vec::new(),
         }

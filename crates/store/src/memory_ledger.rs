@@ -1,6 +1,6 @@
 //! The limit ledger in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -16,9 +16,12 @@ pub(crate) struct MemoryLedger {
     base: Timestamp,
     begun: Instant,
     entries: Mutex<BTreeMap<String, Entry>>,
-    listening: Arc<Mutex<BTreeSet<String>>>,
+    listening: Arc<Mutex<Listening>>,
     said: broadcast::Sender<Heard>,
 }
+
+/// Members that listen, and with how many ears.
+type Listening = BTreeMap<String, usize>;
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves the map as it was: nothing here panics between two changes.
@@ -44,8 +47,10 @@ impl Ledger for MemoryLedger {
     async fn keep(&self, budget: &str, keep: &Keep) -> Result<Kept> {
         check(budget, Some(keep), None)?;
         let now = self.base + self.begun.elapsed();
-        let mut kept = lock(&self.entries).entry(budget.to_owned()).or_default().keep(keep, now);
-        kept.present = lock(&self.listening).iter().cloned().collect();
+        let present = lock(&self.listening).clone();
+        let listens = |member: &str| present.contains_key(member);
+        let mut kept = lock(&self.entries).entry(budget.to_owned()).or_default().keep(keep, now, listens);
+        kept.present = present.into_keys().collect();
         if let (true, Some(words)) = (kept.yours, &keep.words) {
             self.say(budget, words).await?;
         }
@@ -53,7 +58,7 @@ impl Ledger for MemoryLedger {
     }
 
     async fn listen(&self, member: &str) -> Result<Box<dyn Listener>> {
-        lock(&self.listening).insert(member.to_owned());
+        *lock(&self.listening).entry(member.to_owned()).or_default() += 1;
         let listening = Arc::clone(&self.listening);
         Ok(Box::new(Ears { member: member.to_owned(), listening, heard: self.said.subscribe() }))
     }
@@ -65,13 +70,19 @@ impl Ledger for MemoryLedger {
 
 struct Ears {
     member: String,
-    listening: Arc<Mutex<BTreeSet<String>>>,
+    listening: Arc<Mutex<Listening>>,
     heard: broadcast::Receiver<Heard>,
 }
 
 impl Drop for Ears {
     fn drop(&mut self) {
-        lock(&self.listening).remove(&self.member);
+        let mut listening = lock(&self.listening);
+        let ears = listening.get(&self.member).map_or(0, |ears| ears.saturating_sub(1));
+        if ears == 0 {
+            listening.remove(&self.member);
+        } else {
+            listening.insert(self.member.clone(), ears);
+        }
     }
 }
 

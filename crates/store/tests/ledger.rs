@@ -11,6 +11,7 @@ use crate::world::{BOUND, World, running};
 on_every_store!(
     one_keeps_a_budget_until_it_leaves,
     a_keeper_that_is_gone_is_followed_with_its_note,
+    a_keeper_that_died_is_followed_before_its_lease_ends,
     who_never_heard_that_it_keeps_a_budget_may_ask_again,
     who_listens_hears_what_is_said_in_order,
     what_is_refused_is_neither_noted_nor_said,
@@ -56,6 +57,35 @@ async fn a_keeper_that_is_gone_is_followed_with_its_note(world: World) {
     assert_eq!(budgets.len(), 1);
     assert_eq!((budgets[0].budget.as_str(), budgets[0].keeper.as_str()), ("llm", "b#1"));
     assert_eq!(budgets[0].note, b"what it knew");
+}
+
+async fn a_keeper_that_died_is_followed_before_its_lease_ends(world: World) {
+    let ledger = world.store("a").await.ledger();
+    let listener = ledger.listen("a#1").await.unwrap();
+    let first = ledger.keep("llm", &keep("a#1", 0, LEASE, Some("what it knew"), None)).await.unwrap();
+    // However long it says nothing, as long as it listens.
+    let quiet = Duration::from_millis(2_500);
+    crate::redis_real::fleet::until("a while", async || {
+        let refused = ledger.keep("llm", &keep("b#1", 0, LEASE, None, None)).await.unwrap();
+        assert_eq!((refused.yours, refused.until), (false, first.until));
+        refused.now >= first.now + quiet
+    })
+    .await;
+    drop(listener);
+    let mut next = None;
+    crate::redis_real::fleet::until("the keepership", async || {
+        let kept = ledger.keep("llm", &keep("b#1", 0, LEASE, None, None)).await.unwrap();
+        next = Some(kept.clone()).filter(|kept| kept.yours);
+        next.is_some()
+    })
+    .await;
+    let next = next.unwrap();
+    assert!(next.now < first.until, "{next:?}");
+    assert_eq!((next.epoch, next.note.unwrap().0), (first.epoch + 1, b"what it knew".to_vec()));
+    assert!(!ledger.keep("llm", &keep("a#1", first.epoch, LEASE, None, None)).await.unwrap().yours);
+    // Nobody is seen to listen, but the keeper was heard of just now: it may be about to.
+    let soon = ledger.keep("llm", &keep("c#1", 0, LEASE, None, None)).await.unwrap();
+    assert!(!soon.yours && soon.until <= soon.now + quiet, "{soon:?}");
 }
 
 async fn who_never_heard_that_it_keeps_a_budget_may_ask_again(world: World) {

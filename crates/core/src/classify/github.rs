@@ -277,13 +277,16 @@ fn rate_limit_wait(
 ) -> Option<(Duration, GateReason)> {
     let secondary = error.speaks_of_secondary_limit();
     let reason = if secondary { GateReason::SecondaryLimit } else { GateReason::RateLimit };
-    if let Some(wait) = headers::retry_after(headers, now) {
+    let named = headers::retry_after(headers, now);
+    if let Some(wait) = named.filter(|wait| !wait.is_zero()) {
         return Some((wait, reason));
     }
     let window = Observed::of_github(headers, now).requests.unwrap_or_default();
     let used_up = window.remaining == Some(0);
     match window.reset {
         Some(reset) if used_up => Some((reset + RESET_MARGIN, GateReason::RateLimit)),
+        // A wait of no time says that it is a limit, and not how long.
+        Some(_) | None if named.is_some() && !secondary => Some((MIN_WAIT, reason)),
         // A bare 429 is a rate limit by its status, and gets GitHub's wait for those without a time.
         Some(_) | None if used_up || secondary || status == StatusCode::TOO_MANY_REQUESTS => {
             Some((secondary_wait(bounds.secondary_streak), GateReason::SecondaryLimit))

@@ -72,6 +72,9 @@ pub struct Learned {
     pub settings: LimitSettings,
     /// The budget.
     pub budget: Budget,
+    /// When it was noted; 0 in notes of builds that did not say so.
+    #[serde(default)]
+    pub noted_at: Tick,
     /// Until when permits are out that it does not know as spent.
     pub granted_until: Tick,
 }
@@ -148,6 +151,8 @@ pub struct Fleet {
     last: Last,
     /// When something is to be done whatever happens.
     due: Tick,
+    /// Alone: when the budget was noted, and what was sent since.
+    noted: (Tick, u32),
     /// An [`Act::Keep`] is under way.
     asking: bool,
     jobs: u32,
@@ -193,6 +198,7 @@ impl Fleet {
             gate: None,
             last: Last::default(),
             due: Duration::ZERO,
+            noted: (Duration::ZERO, 0),
             asking: false,
             jobs: 0,
             waiting: 0,
@@ -343,6 +349,7 @@ impl Fleet {
         self.in_flight = self.in_flight.saturating_add(1);
         if let Some(budget) = self.direct() {
             budget.take(now, tokens);
+            self.noted.1 = self.noted.1.saturating_add(1);
             return now;
         }
         let due = self.stock.iter().enumerate().filter(|(_, granted)| granted.at <= now);

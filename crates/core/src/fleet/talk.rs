@@ -14,6 +14,10 @@ use crate::failure::GateReason;
 const FIRST_PLAN: Duration = Duration::from_secs(3);
 /// Alone, the keepership is renewed and the budget noted this often.
 const ALONE: Duration = Duration::from_secs(10);
+/// For so long at most it does not note what it sent, nor if that is so much of a minute's limit:
+/// whoever follows it, if it dies, knows all but that.
+const UNNOTED: Duration = Duration::from_secs(1);
+const UNNOTED_SHARE: f64 = 0.01;
 /// Between two tries to reach a ledger that is away.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a probe may wait for a caller.
@@ -21,6 +25,8 @@ const PROBE_WITHIN: Duration = Duration::from_millis(100);
 /// Where tokens are counted, new sizes are told so many times as often as that somebody is there, and
 /// at once where they are many.
 const TELL_SIZES: u32 = 8;
+/// Most permits that are counted as sent by a keeper before.
+const MOST_UNNOTED: u32 = 1_000;
 /// How long a keepership lasts beyond the next renewal.
 const LEASE: Duration = Duration::from_secs(20);
 
@@ -38,6 +44,8 @@ impl Fleet {
             && !keeper.is_alone(&self.me)
         {
             due = keeper.next_plan;
+        } else if self.part == Part::Keeper {
+            due = due.min(self.note_due());
         }
         if self.part == Part::Member {
             due = match (self.must_say || self.is_news(), self.jobs) {
@@ -63,6 +71,17 @@ impl Fleet {
             due = due.min(self.peak.1);
         }
         Some(due.saturating_sub(now))
+    }
+
+    /// When the keeper, alone, notes what it sent.
+    fn note_due(&self) -> Tick {
+        let (at, sent) = self.noted;
+        let most = self.request_limit().map(|(per_minute, _)| (per_minute * UNNOTED_SHARE).max(1.0));
+        match sent {
+            0 => Tick::MAX,
+            sent if most.is_some_and(|most| f64::from(sent) >= most) => at,
+            _ => at + UNNOTED,
+        }
     }
 
     /// Whether the keeper should hear of our need now.
@@ -133,13 +152,13 @@ impl Fleet {
                     if self.part == Part::Idle {
                         self.part = Part::Seeking;
                     }
-                    acts.push(self.ask(0, LEASE, None));
+                    acts.push(self.ask(now, 0, LEASE, None));
                 }
             }
             Part::Member => {
                 if now >= self.due && self.jobs > 0 {
                     // No plan came: the keeper is gone, or we are cut off.
-                    acts.push(self.ask(0, LEASE, None));
+                    acts.push(self.ask(now, 0, LEASE, None));
                 } else if self.must_say
                     || self.is_news()
                     || (self.jobs > 0 && now >= self.said_at + self.say_each)
@@ -173,12 +192,18 @@ impl Fleet {
         }
     }
 
-    fn ask(&mut self, epoch: u64, lease: Duration, words: Option<Vec<u8>>) -> Act {
+    fn ask(&mut self, now: Tick, epoch: u64, lease: Duration, words: Option<Vec<u8>>) -> Act {
         self.asking = true;
+        self.noted = (now, 0);
         let note = self.keeper.as_ref().filter(|_| epoch > 0).map(|keeper| {
             let budget = keeper.budget.summary();
             let settings = self.settings.clone();
-            Box::new(Learned { settings, budget, granted_until: keeper.next_plan })
+            let unnoted = match (lease.is_zero(), keeper.is_alone(&self.me)) {
+                (true, true) => now,
+                (false, true) => now + UNNOTED,
+                (_, false) => keeper.next_plan,
+            };
+            Box::new(Learned { settings, budget, noted_at: now, granted_until: unnoted })
         });
         Act::Keep { epoch, lease, note, words }
     }
@@ -198,6 +223,7 @@ impl Fleet {
         let mine = self.wants();
         let me = self.me.clone();
         let (concurrency, waits) = (self.settings.concurrency, self.waiting > 0);
+        let note_due = self.note_due();
         let Some(keeper) = self.keeper.as_mut() else { return };
         let unused = std::mem::take(&mut self.unused);
         if mine != self.said || now >= self.said_at + ALONE || !unused.is_empty() {
@@ -208,7 +234,7 @@ impl Fleet {
         }
         let alone = keeper.is_alone(&me);
         let plan_due = if alone { now >= keeper.next_plan } else { keeper.is_due(now, &me, waits) };
-        if alone && now < self.due && !keeper.is_new() {
+        if alone && now < self.due.min(note_due) && !keeper.is_new() {
             return;
         }
         if !alone && !plan_due {
@@ -224,7 +250,7 @@ impl Fleet {
         };
         self.due = now + ALONE;
         let epoch = self.epoch;
-        acts.push(self.ask(epoch, lease, words));
+        acts.push(self.ask(now, epoch, lease, words));
     }
 
     /// The ledger's answer to [`Act::Keep`].
@@ -255,9 +281,15 @@ impl Fleet {
         self.own = None;
         self.part = Part::Member;
         self.must_say = self.jobs > 0;
-        // Who asked because no plan came asks again when the lease is over.
-        let lease = if was == Part::Member { answer.until.max(now + GRACE) } else { now + FIRST_PLAN };
-        self.due = lease + self.jitter();
+        // Who asked because no plan came asks again when the lease is over; so does a newcomer, where
+        // that is soon: the keeper seems to be gone.
+        self.due = match was {
+            Part::Member => answer.until.max(now + GRACE) + self.jitter(),
+            Part::Idle | Part::Seeking | Part::Keeper | Part::Adrift if answer.until < now + FIRST_PLAN => {
+                answer.until.max(now) + self.jitter() / 4
+            }
+            Part::Idle | Part::Seeking | Part::Keeper | Part::Adrift => now + FIRST_PLAN + self.jitter(),
+        };
     }
 
     /// A part of a second, of each process its own: not all ask at once.
@@ -277,11 +309,20 @@ impl Fleet {
         };
         let mut budget = note.budget;
         // Permits that the keeper before us dealt and did not note.
-        if let (Some(rate), true) = (budget.rate(), note.granted_until > now) {
-            let out = (note.granted_until - now).as_secs_f64() * rate;
-            for _ in 0..out.min(1_000.0) as u32 {
-                budget.take(now, self.cost as u64);
-                budget.done(now, now, 0, None, Outcome::Unknown);
+        if let Some(rate) = budget.rate() {
+            // What an older build noted says nothing of what came before now.
+            let noted_at = if note.noted_at.is_zero() { now } else { note.noted_at };
+            let each = Duration::from_secs_f64(1.0 / rate.max(0.01));
+            let mut at = noted_at.saturating_add(each);
+            for _ in 0..MOST_UNNOTED {
+                if at > note.granted_until {
+                    break;
+                }
+                // Those to come may be sent at any time.
+                let sent = at.min(now);
+                budget.take(sent, self.cost as u64);
+                budget.done(now, sent, 0, None, Outcome::Unknown);
+                at = at.saturating_add(each);
             }
         }
         budget
@@ -446,7 +487,7 @@ impl Fleet {
         match self.part {
             Part::Keeper => {
                 let epoch = self.epoch;
-                vec![self.ask(epoch, Duration::ZERO, None)]
+                vec![self.ask(self.noted.0, epoch, Duration::ZERO, None)]
             }
             Part::Member => {
                 let rest = std::mem::take(&mut self.stock);

@@ -307,7 +307,7 @@ fn tokens_are_dealt_by_the_sizes_of_those_that_wait() {
 #[test]
 fn a_note_that_cannot_be_meant_is_not_plausible() {
     let budget = crate::budget::Budget::new(&limits(), at(0.0));
-    let learned = super::Learned { settings: limits(), budget, granted_until: at(1.0) };
+    let learned = super::Learned { settings: limits(), budget, noted_at: at(0.0), granted_until: at(1.0) };
     assert!(learned.is_plausible());
     let note = serde_json::to_value(&learned).unwrap();
     for (field, absurd) in [("most", "1e300"), ("most", "-5.0"), ("window", r#"{"secs":0,"nanos":0}"#)] {
@@ -367,4 +367,54 @@ fn adrift_before_any_plan_no_more_is_in_flight_than_is_configured() {
     assert_eq!(member.wait(at(30.0), 1), Duration::MAX, "two are in flight");
     member.done(at(30.0), at(10.0), at(10.0), 1, None, Outcome::Accepted);
     assert!(member.wait(at(31.0), 1).is_zero(), "a place is free again");
+}
+
+#[test]
+fn who_follows_one_that_died_knows_what_it_sent_but_for_a_moment() {
+    // One at a time, a second each; then as fast as the window lets it.
+    for pause in [1_000, 20, 390] {
+        let settings = LimitSettings { window: WindowKind::Fixed, requests_per_minute: 60, ..limits() };
+        let mut dies = Fleet::new(&settings, "a#1");
+        dies.need(at(0.0), 5, 5, 0.0);
+        let (mut note, mut sent) = (None, 0);
+        let mut now = at(0.0);
+        while now < at(15.3) {
+            for act in dies.step(now) {
+                if let Act::Keep { note: noted, .. } = act {
+                    note = noted.or(note);
+                    dies.kept(now, granted(1));
+                }
+            }
+            if dies.wait(now, 1).is_zero() && sent < 40 {
+                let permit = dies.take(now, 1);
+                dies.done(now, permit, now, 1, None, Outcome::Accepted);
+                sent += 1;
+            }
+            now += Duration::from_millis(pause);
+        }
+        let mut next = Fleet::new(&settings, "b#1");
+        next.need(now, 5, 5, 0.0);
+        next.step(now);
+        next.kept(now, Answer { note: note.map(|note| *note), ..granted(2) });
+        // Until what is left of the window is used up, as far as it knows.
+        let mut more = 0;
+        while next.wait(now, 1) < Duration::from_secs(3) {
+            now += next.wait(now, 1);
+            let permit = next.take(now, 1);
+            next.done(now, permit, now, 1, None, Outcome::Unknown);
+            more += 1;
+        }
+        assert!((58..=61).contains(&(sent + more)), "{sent} and {more} at a pause of {pause} ms");
+    }
+}
+
+#[test]
+fn a_newcomer_asks_again_when_a_keeper_that_seems_gone_surely_is() {
+    let mut fleet = Fleet::new(&limits(), "b#1");
+    fleet.need(at(0.0), 1, 1, 0.0);
+    fleet.step(at(0.0));
+    fleet.kept(at(0.0), Answer { yours: false, epoch: 1, until: at(1.0), ..Answer::default() });
+    assert!(fleet.next(at(0.0)).unwrap() <= Duration::from_millis(1_250), "{:?}", fleet.next(at(0.0)));
+    let acts = fleet.step(at(1.25));
+    assert!(matches!(acts.as_slice(), [Act::Keep { epoch: 0, .. }]), "{acts:?}");
 }

@@ -54,7 +54,7 @@ fn go_durations_are_read_in_every_form_seen() {
 #[test]
 fn retry_after_is_read_in_every_form_and_nonsense_is_absent() {
     type Case = (&'static [(&'static str, &'static str)], Option<Duration>);
-    let cases: [Case; 16] = [
+    let cases: [Case; 23] = [
         (&[], None),
         (&[("retry-after", "7")], millis(7000)),
         (&[("retry-after", "0.25")], millis(250)),
@@ -71,6 +71,13 @@ fn retry_after_is_read_in_every_form_and_nonsense_is_absent() {
         (&[("retry-after", "Thu, 09 Oct 2025 08:54:00 GMT")], millis(40_000)),
         (&[("retry-after", "Thu, 09 Oct 2025 08:00:00 GMT")], millis(0)),
         (&[("retry-after", "\u{fe}")], None),
+        (&[("retry-after", "7s")], millis(7000)),
+        (&[("retry-after", "6m0s")], millis(360_000)),
+        (&[("retry-after", "7, 7")], millis(7000)),
+        (&[("retry-after", ", 7")], None),
+        (&[("retry-after", "7"), ("retry-after-ms", "0")], millis(7000)),
+        (&[("retry-after-ms", "0")], millis(0)),
+        (&[("retry-after", "604800000")], millis(604_800_000_000)),
     ];
     for (pairs, want) in cases {
         assert_eq!(retry_after(&headers(pairs), now()), want, "{pairs:?}");

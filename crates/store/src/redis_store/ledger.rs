@@ -9,7 +9,7 @@ use steadfast_core::time::Timestamp;
 
 use super::keys::Keys;
 use super::link::{Call, Link, Words};
-use crate::ledger::{Heard, KEPT, Keep, Kept, Ledger, Listener, Noted, check};
+use crate::ledger::{Heard, KEPT, Keep, Kept, Ledger, Listener, Noted, SURELY_THERE, check};
 use crate::{Result, StoreError};
 
 /// See the module.
@@ -55,7 +55,8 @@ impl Ledger for RedisLedger {
             .arg(self.keys.ledger_channel())
             .arg(&presence)
             .arg(budget)
-            .arg(KEPT.as_millis());
+            .arg(KEPT.as_millis())
+            .arg(SURELY_THERE.as_millis());
         let answer: Answer = self.link.script(&self.script, &call).await?;
         let (granted, keeper, epoch, now, until, note, noted_at, present) = answer;
         let name = |channel: &String| channel.strip_prefix(&presence).map(str::to_owned);

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 use steadfast_core::time::Timestamp;
 
+use super::presence::{self, Here};
 use super::schema::{failure, now};
 use super::writer::{Readers, Writer};
 use crate::ledger::{Entry, Heard, Keep, Kept, Ledger, Listener, Noted, check};
@@ -85,13 +86,13 @@ impl Ledger for SqliteLedger {
 
     async fn keep(&self, budget: &str, keep: &Keep) -> Result<Kept> {
         check(budget, Some(keep), None)?;
-        let (budget, keep) = (budget.to_owned(), keep.clone());
+        let (budget, keep, path) = (budget.to_owned(), keep.clone(), self.path.clone());
         let op = move |conn: &Connection| {
             let now = now(conn)?;
             let found =
                 conn.query_row("SELECT * FROM ledger WHERE budget = ?1", [&budget], entry).optional()?;
             let mut entry = found.unwrap_or_default();
-            let mut kept = entry.keep(&keep, now);
+            let mut kept = entry.keep(&keep, now, |member| presence::is_there(&path, member));
             if kept.yours {
                 let epoch = i64::try_from(entry.epoch).unwrap_or(i64::MAX);
                 let (until, noted_at) = (entry.until.millis(), entry.noted_at.millis());
@@ -113,9 +114,11 @@ impl Ledger for SqliteLedger {
         self.write(op).await
     }
 
-    async fn listen(&self, _member: &str) -> Result<Box<dyn Listener>> {
-        let mut ears =
-            Ears { readers: self.readers.clone(), path: self.path.clone(), last: 0, heard: Vec::new() };
+    async fn listen(&self, member: &str) -> Result<Box<dyn Listener>> {
+        let (path, member) = (self.path.clone(), member.to_owned());
+        let here = self.readers.run(move |_| presence::arrive(&path, &member)).await?;
+        let (readers, path) = (self.readers.clone(), self.path.clone());
+        let mut ears = Ears { readers, path, last: 0, heard: Vec::new(), _here: here };
         ears.last = ears
             .read(|conn| {
                 conn.query_row("SELECT coalesce(max(at), 0) FROM ledger_words", [], |row| row.get(0))
@@ -146,6 +149,7 @@ struct Ears {
     last: i64,
     /// Heard and not yet handed on, newest first.
     heard: Vec<Heard>,
+    _here: Here,
 }
 
 impl Ears {

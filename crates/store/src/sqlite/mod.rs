@@ -1,6 +1,7 @@
 //! The embedded store: one SQLite file, for one machine, shared by several processes if need be.
 
 mod ledger;
+mod presence;
 mod rows;
 mod schema;
 #[cfg(any(test, feature = "testing"))]

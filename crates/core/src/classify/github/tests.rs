@@ -81,6 +81,12 @@ fn rows() -> Vec<Row> {
             "",
             wait(1, RateLimit),
         ),
+        row("of zero, used up", Repository, 403, ZERO_USED_UP, PLAIN, wait(101, RateLimit)),
+        row("of zero, secondary", CreateComment, 403, ZERO, SECONDARY, wait(60, SecondaryLimit)),
+        row("of zero, a 403", Repository, 403, ZERO, PLAIN, wait(1, RateLimit)),
+        row("a date that is past", Repository, 429, PAST, "", wait(1, RateLimit)),
+        row("a reset from now", Repository, 403, SOON, PLAIN, wait(31, RateLimit)),
+        row("an absurd reset", Repository, 403, ABSURD, PLAIN, wait(3600, RateLimit)),
         row("capped", Repository, 403, &[("retry-after", "86400")], "", wait(3600, RateLimit)),
         row("retry-after wins", Repository, 403, BOTH, "", wait(5, RateLimit)),
         // 403 or 429 with x-ratelimit-remaining: 0
@@ -155,6 +161,12 @@ const DATES: &[(&str, &str)] =
     &[("date", "Thu, 09 Oct 2025 08:53:20 GMT"), ("retry-after", "Thu, 09 Oct 2025 08:53:40 GMT")];
 const BOTH: &[(&str, &str)] =
     &[("retry-after", "5"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1760000100")];
+const ZERO: &[(&str, &str)] = &[("retry-after", "0")];
+const ZERO_USED_UP: &[(&str, &str)] =
+    &[("retry-after", "0"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1760000100")];
+const PAST: &[(&str, &str)] = &[("retry-after", "Thu, 09 Oct 2025 08:00:00 GMT")];
+const SOON: &[(&str, &str)] = &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "30")];
+const ABSURD: &[(&str, &str)] = &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "4102444800")];
 const USED_UP: &[(&str, &str)] = &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1760000100")];
 const USED_UP_PAST: &[(&str, &str)] = &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1759999000")];
 const USED_UP_SKEWED: &[(&str, &str)] = &[
