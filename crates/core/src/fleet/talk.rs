@@ -2,6 +2,7 @@
 //! while the ledger is away.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::keeper::Keeper;
@@ -14,10 +15,11 @@ use crate::failure::GateReason;
 const FIRST_PLAN: Duration = Duration::from_secs(3);
 /// Alone, the keepership is renewed and the budget noted this often.
 const ALONE: Duration = Duration::from_secs(10);
-/// For so long at most it does not note what it sent, nor if that is so much of a minute's limit:
-/// whoever follows it, if it dies, knows all but that.
-const UNNOTED: Duration = Duration::from_secs(1);
+/// So much it sends at most without noting it, permits or a share of a minute's limit, and for no longer
+/// than that many take: whoever follows it, if it dies, knows all but that. A note is a round trip.
+const UNNOTED: f64 = 10.0;
 const UNNOTED_SHARE: f64 = 0.01;
+const UNNOTED_FOR: RangeInclusive<f64> = 1.0..=10.0;
 /// Between two tries to reach a ledger that is away.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long a probe may wait for a caller.
@@ -73,14 +75,21 @@ impl Fleet {
         Some(due.saturating_sub(now))
     }
 
+    /// How long a keeper, alone, does not note what it sent.
+    fn unnoted_for(&self) -> Duration {
+        let per_minute = self.request_limit().map_or(f64::INFINITY, |(per_minute, _)| per_minute);
+        let seconds = UNNOTED * 60.0 / per_minute;
+        Duration::from_secs_f64(seconds.clamp(*UNNOTED_FOR.start(), *UNNOTED_FOR.end()))
+    }
+
     /// When the keeper, alone, notes what it sent.
     fn note_due(&self) -> Tick {
         let (at, sent) = self.noted;
-        let most = self.request_limit().map(|(per_minute, _)| (per_minute * UNNOTED_SHARE).max(1.0));
+        let most = self.request_limit().map_or(UNNOTED, |(limit, _)| (limit * UNNOTED_SHARE).max(UNNOTED));
         match sent {
             0 => Tick::MAX,
-            sent if most.is_some_and(|most| f64::from(sent) >= most) => at,
-            _ => at + UNNOTED,
+            sent if f64::from(sent) >= most => at,
+            _ => at + self.unnoted_for(),
         }
     }
 
@@ -200,7 +209,7 @@ impl Fleet {
             let settings = self.settings.clone();
             let unnoted = match (lease.is_zero(), keeper.is_alone(&self.me)) {
                 (true, true) => now,
-                (false, true) => now + UNNOTED,
+                (false, true) => now + self.unnoted_for(),
                 (_, false) => keeper.next_plan,
             };
             Box::new(Learned { settings, budget, noted_at: now, granted_until: unnoted })
