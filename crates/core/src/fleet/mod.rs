@@ -77,6 +77,9 @@ pub struct Learned {
     pub noted_at: Tick,
     /// Until when permits are out that it does not know as spent.
     pub granted_until: Tick,
+    /// Nobody but the keeper may have those permits.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 impl Learned {

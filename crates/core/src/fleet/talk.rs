@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::keeper::Keeper;
 use super::words::{MOST_UNUSED, Met, Plan, Unused, Want, Word};
 use super::{Act, Answer, Fleet, GRACE, Granted, Last, Learned, Part};
-use crate::budget::{Budget, LimitSettings, Outcome, Tick, WindowKind};
+use crate::budget::{Budget, Kind, LimitSettings, Outcome, Tick, WindowKind};
 use crate::failure::GateReason;
 
 /// How long one who became a member waits for the first plan.
@@ -207,12 +207,13 @@ impl Fleet {
         let note = self.keeper.as_ref().filter(|_| epoch > 0).map(|keeper| {
             let budget = keeper.budget.summary();
             let settings = self.settings.clone();
-            let unnoted = match (lease.is_zero(), keeper.is_alone(&self.me)) {
+            let alone = keeper.is_alone(&self.me);
+            let unnoted = match (lease.is_zero(), alone) {
                 (true, true) => now,
                 (false, true) => now + self.unnoted_for(),
                 (_, false) => keeper.next_plan,
             };
-            Box::new(Learned { settings, budget, noted_at: now, granted_until: unnoted })
+            Box::new(Learned { settings, budget, noted_at: now, granted_until: unnoted, alone })
         });
         Act::Keep { epoch, lease, note, words }
     }
@@ -322,9 +323,14 @@ impl Fleet {
             // What an older build noted says nothing of what came before now.
             let noted_at = if note.noted_at.is_zero() { now } else { note.noted_at };
             let each = Duration::from_secs_f64(1.0 / rate.max(0.01));
+            let mut until = note.granted_until;
+            if note.alone && budget.request_kind().0 == Kind::Bucket {
+                // It sent as the bucket filled, and its burst; and sends no more.
+                until = until.min(now.saturating_add(each * self.settings.burst.saturating_sub(1)));
+            }
             let mut at = noted_at.saturating_add(each);
             for _ in 0..MOST_UNNOTED {
-                if at > note.granted_until {
+                if at > until {
                     break;
                 }
                 // Those to come may be sent at any time.

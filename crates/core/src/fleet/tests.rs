@@ -307,7 +307,13 @@ fn tokens_are_dealt_by_the_sizes_of_those_that_wait() {
 #[test]
 fn a_note_that_cannot_be_meant_is_not_plausible() {
     let budget = crate::budget::Budget::new(&limits(), at(0.0));
-    let learned = super::Learned { settings: limits(), budget, noted_at: at(0.0), granted_until: at(1.0) };
+    let learned = super::Learned {
+        settings: limits(),
+        budget,
+        noted_at: at(0.0),
+        granted_until: at(1.0),
+        alone: false,
+    };
     assert!(learned.is_plausible());
     let note = serde_json::to_value(&learned).unwrap();
     for (field, absurd) in [("most", "1e300"), ("most", "-5.0"), ("window", r#"{"secs":0,"nanos":0}"#)] {
