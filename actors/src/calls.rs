@@ -105,7 +105,7 @@ pub enum CallError {
 
 impl CallError {
     /// From the end of a retry loop. Being rejected for the rate for as long as the layer lasts is
-    /// a wait, not an attempt: the job parks for the layer's longest delay.
+    /// a wait, not an attempt, and so is a full disk: the job parks for the layer's longest delay.
     pub(crate) fn from_gave_up(gave_up: GaveUp, policy: &RetryPolicy, now: Timestamp, stopped: bool) -> Self {
         if stopped {
             return CallError::Stopped;
@@ -115,12 +115,11 @@ impl CallError {
                 until,
                 provider: failure.provider,
                 reason,
-                why: match failure.provider {
-                    // It names no wait but for a full disk, which a person has to hear of.
-                    Provider::Git => failure.to_string(),
-                    Provider::Llm | Provider::Github | Provider::Store | Provider::Webhook => {
-                        format!("{} {}: {reason}", failure.provider, failure.operation)
-                    }
+                why: if is_full_disk(&failure) {
+                    // A person has to hear of it.
+                    failure.to_string()
+                } else {
+                    format!("{} {}: {reason}", failure.provider, failure.operation)
                 },
             },
             GaveUp::Exhausted { failure, .. } if failure.is_rate_limit() => CallError::Park {
@@ -128,6 +127,12 @@ impl CallError {
                 provider: failure.provider,
                 reason: GateReason::RateLimit,
                 why: format!("{} {}: {}", failure.provider, failure.operation, GateReason::RateLimit),
+            },
+            GaveUp::Exhausted { failure, .. } if is_full_disk(&failure) => CallError::Park {
+                until: now + policy.max,
+                provider: failure.provider,
+                reason: GateReason::Unavailable,
+                why: failure.to_string(),
             },
             GaveUp::Exhausted { attempts, failure } => CallError::Exhausted { attempts, failure },
             GaveUp::Fatal(failure) => CallError::Fatal(failure),
@@ -272,6 +277,11 @@ fn is_left_to_the_pace(failure: &Failure) -> bool {
         Provider::Llm => failure.is_rate_limit(),
         Provider::Github | Provider::Git | Provider::Store | Provider::Webhook => false,
     }
+}
+
+/// Whether this machine has no room: the one wait that git's failures name.
+fn is_full_disk(failure: &Failure) -> bool {
+    failure.provider == Provider::Git && matches!(failure.verdict, Verdict::Retry { after: Some(_) })
 }
 
 /// Whether the server named how long to wait: then repeating is what it asks for.

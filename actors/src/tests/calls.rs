@@ -4,8 +4,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use steadfast_core::classify;
 use steadfast_core::failure::{GateReason, Provider, Verdict};
 use steadfast_core::headers::Observed;
+use steadfast_core::retry::RetryPolicy;
 use steadfast_core::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +72,26 @@ fn a_call_whose_retry_finds_no_room_parks_its_job() {
         assert_eq!((provider, reason), (Provider::Llm, GateReason::Unavailable));
         let parked = until.since(begin);
         assert!(parked > Duration::from_secs(50) && parked < Duration::from_secs(70), "{parked:?}");
+    });
+}
+
+/// However patient the layer is: no attempt is spent on what a person must mend.
+#[test]
+fn a_disk_that_stays_full_parks_its_job() {
+    paused(async {
+        let caller = caller(|_| {});
+        let (_renewals, leased) = watch::channel(Instant::now() + Duration::from_secs(86_400));
+        let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
+        let patience = Patience { soft, hard, leased, span: tracing::Span::none() };
+        let said = "fatal: write error: No space left on device";
+        for max in [30, 600].map(Duration::from_secs) {
+            let policy = RetryPolicy { max, ..settings().github_retry };
+            let full = || classify::git::classify("fetch", Some(128), said, false);
+            let result = caller.retrying(&policy, &patience, async |_| Ok(Err::<(), _>(full()))).await;
+            let Err(CallError::Park { provider, why, .. }) = result else { panic!("{result:?}") };
+            assert_eq!(provider, Provider::Git);
+            assert!(why.contains("disk is full: make room in agent.workspaces"), "{why}");
+        }
     });
 }
 
