@@ -103,6 +103,14 @@ impl Breakers {
         (self.whole.state(), each.filter(|(_, state)| *state != BreakerState::Closed).collect())
     }
 
+    /// Operations whose calls are spaced out, and how far; those whose breaker is open are not.
+    pub fn spaced(&self) -> Vec<(&'static str, Duration)> {
+        let longest = self.settings.open_max;
+        let gap = |operation: &Operation| operation.row.gap(longest).max(operation.fleet.gap(longest));
+        let each = self.each.iter().map(|(name, operation)| (*name, gap(operation)));
+        each.filter(|(_, gap)| !gap.is_zero()).collect()
+    }
+
     /// A call goes out.
     pub fn sent(&mut self, now: Tick, operation: &'static str) {
         self.whole.sent(now);

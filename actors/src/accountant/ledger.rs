@@ -285,6 +285,7 @@ impl Handler<Metered<Said>> for RateAccountant {
                     if let Some(changed) = entry.account.heard(now, &health) {
                         self.tell_changed(&key, changed);
                     }
+                    self.tell_spaced(&key);
                 }
                 None => entry.account.budget.hear(now, &words),
             }

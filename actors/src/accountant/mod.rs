@@ -16,6 +16,7 @@
 //! | [`health`] | what processes tell each other of a provider that fails |
 //! | [`heard`] | what the end of a request teaches |
 //! | [`status`] | where a budget stands, as data |
+//! | [`told`] | what an operator is told of its doors |
 
 pub mod account;
 pub mod breakers;
@@ -28,6 +29,7 @@ pub mod shared;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod told;
 pub mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +39,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, MessageResult, SpawnHandle};
 use steadfast_core::breaker::{BreakerSettings, Change};
 use steadfast_core::budget::{LimitSettings, Tick};
-use steadfast_core::failure::{Failure, GateReason};
+use steadfast_core::failure::GateReason;
 use steadfast_core::retry_budget::{RetryBudget, RetryBudgetSettings};
 use steadfast_core::time::Clock;
 use tokio::sync::oneshot;
@@ -53,6 +55,7 @@ use self::account::{Account, Counts, Served};
 use self::breakers::Changed;
 use self::messages::{Answering, GiveBack, Leave, Report};
 use self::shared::Shared;
+use self::told::Told;
 use crate::address::{Address, Metered};
 use crate::alerts::{Alarm, Alert, AlertKind};
 use crate::calls::tick;
@@ -71,6 +74,7 @@ struct Entry {
     account: Account<Answering>,
     due: Option<Tick>,
     logged: Counts,
+    told: Told,
 }
 
 /// The retry budgets, one a provider.
@@ -171,10 +175,21 @@ impl RateAccountant {
     }
 
     /// A breaker opened or closed.
-    fn tell_changed(&self, key: &BudgetKey, changed: Changed) {
-        log_changed(&key.name(&self.llm_endpoints), changed);
+    fn tell_changed(&mut self, key: &BudgetKey, changed: Changed) {
+        let (now, wall) = (self.now(), self.clock.now());
+        let budget = key.name(&self.llm_endpoints);
+        let Some(entry) = self.accounts.get_mut(key) else { return };
+        entry.told.changed(&budget, changed, now, wall);
         if let Change::Opened(open) = changed.1 {
             self.alert(AlertKind::BreakerOpened, key, GateReason::Unavailable, open);
+        }
+    }
+
+    /// Calls may be spaced out from now on, or not any more.
+    fn tell_spaced(&mut self, key: &BudgetKey) {
+        let budget = key.name(&self.llm_endpoints);
+        if let Some(entry) = self.accounts.get_mut(key) {
+            entry.told.spaced(&budget, &entry.account.breakers.spaced());
         }
     }
 
@@ -218,7 +233,8 @@ impl RateAccountant {
                 (BudgetKey::Llm(_) | BudgetKey::Github(_), Some(fleet)) => account.telling(&fleet.me),
                 (BudgetKey::Git, _) | (_, None) => account,
             };
-            Entry { account: account.drawing(&self.dice), due: None, logged: Counts::default() }
+            let account = account.drawing(&self.dice);
+            Entry { account, due: None, logged: Counts::default(), told: Told::default() }
         });
         (&mut entry.account, retries)
     }
@@ -347,47 +363,18 @@ impl Handler<Metered<Report>> for RateAccountant {
         let (wall, recheck) = (self.clock.now(), self.credentials_recheck);
         let (account, _) = self.account(&key);
         let heard = account.ended(now, sent, &observed, &end, wall, recheck);
-        let budget = key.name(&self.llm_endpoints);
         for changed in heard.changed {
             self.tell_changed(&key, changed);
         }
+        self.tell_spaced(&key);
         if let (Some((wait, reason)), End::Failed(failure)) = (heard.closed, &end) {
-            log_closed(&budget, wait, reason, failure);
+            let budget = key.name(&self.llm_endpoints);
+            told::closed(&budget, wait, wall, reason, failure);
             if matches!(reason, GateReason::Quota | GateReason::Credentials) {
                 self.alert(AlertKind::GateClosed, &key, reason, wait);
             }
         }
         self.pump(&key, ctx);
-    }
-}
-
-fn log_changed(budget: &str, (operation, change): Changed) {
-    match change {
-        Change::Opened(open) => {
-            let open_ms = millis(open);
-            tracing::error!(
-                budget,
-                operation,
-                open_ms,
-                "breaker opened: the provider fails, only probes are sent"
-            );
-        }
-        Change::Recovered => {
-            tracing::info!(budget, operation, "breaker closed: the provider answers again");
-        }
-    }
-}
-
-/// A gate that a person must open is an error; one that opens by itself is the course of things.
-fn log_closed(budget: &str, wait: Duration, reason: GateReason, failure: &Failure) {
-    let wait_ms = millis(wait);
-    match reason {
-        GateReason::RateLimit | GateReason::SecondaryLimit | GateReason::Unavailable => {
-            tracing::info!(budget, wait_ms, %reason, "gate closed");
-        }
-        GateReason::Quota | GateReason::Credentials => {
-            tracing::error!(budget, wait_ms, %reason, error = %failure, "gate closed: a person must act");
-        }
     }
 }
 
