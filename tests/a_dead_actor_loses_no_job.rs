@@ -28,6 +28,8 @@ struct Treacherous {
     claim: AtomicU32,
     /// Every append of this job panics: it runs in the Job actor.
     append_of: Option<&'static str>,
+    /// No settling is ever answered, nor done.
+    silent: bool,
 }
 
 #[async_trait]
@@ -70,6 +72,9 @@ impl Store for Treacherous {
         self.inner.release(lease).await
     }
     async fn settle(&self, lease: &Lease, settlement: &Settlement) -> Result<()> {
+        if self.silent {
+            std::future::pending::<()>().await;
+        }
         self.inner.settle(lease, settlement).await
     }
     async fn cancel(&self, job: &JobId) -> Result<Cancellation> {
@@ -127,7 +132,7 @@ async fn watched_village(
         "",
         move |inner| {
             let (renew, claim) = (AtomicBool::new(renew), AtomicU32::new(claim));
-            Arc::new(Treacherous { inner, renew, claim, append_of })
+            Arc::new(Treacherous { inner, renew, claim, append_of, silent: false })
         },
         |world| world.transport(),
         Some(hook.webhook()),
@@ -226,5 +231,25 @@ fn a_drain_waits_for_the_jobs_of_an_actor_that_dies_on_the_way() {
         village.running.drain().await;
         let put_back = village.wait_for("one", State::Queued, Duration::ZERO).await;
         assert_eq!((put_back.counts.crashes, restarts(&village, "job_supervisor")), (1, 1));
+    });
+}
+
+#[test]
+fn a_store_that_hears_no_last_word_keeps_others_working_and_gathers_no_more_runs_than_it_may() {
+    paused(async {
+        let silent = |inner| -> Arc<dyn Store> {
+            let (renew, claim) = (AtomicBool::new(false), AtomicU32::new(0));
+            Arc::new(Treacherous { inner, renew, claim, append_of: None, silent: true })
+        };
+        let village = Village::new(|_| {}, "job.concurrency = 2", silent).await;
+        for issue in 1..=9 {
+            village.store.submit(&job(&format!("job-{issue}"), issue)).await.unwrap();
+        }
+        let mut most = 0;
+        for _ in 0..200 {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            most = most.max(village.store.count().await.unwrap()[State::Running as usize]);
+        }
+        assert_eq!(most, 4, "two whose work is over, and two in their place");
     });
 }

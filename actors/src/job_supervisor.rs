@@ -461,3 +461,18 @@ impl Handler<Metered<Drain>> for JobSupervisor {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Running;
+
+    #[test]
+    fn there_is_room_for_work_and_for_as_many_last_words() {
+        let room = |all, leaving| Running { all, leaving }.room(3);
+        assert_eq!((room(0, 0), room(2, 0), room(3, 0)), (3, 1, 0));
+        // The work of some is over.
+        assert_eq!((room(3, 1), room(3, 3), room(5, 2)), (1, 3, 0));
+        // Nobody hears the last words of these.
+        assert_eq!((room(6, 4), room(6, 6), room(7, 7)), (0, 0, 0));
+    }
+}

@@ -175,10 +175,29 @@ async fn live(server: &Arc<Mutex<RedisServer>>, cut: usize, mishap: Mishap) -> u
     }
     let _: String =
         redis::cmd("XADD").arg(&["job-queue", "*", "jobData", "?"]).query_async(&mut producer).await.unwrap();
+    let mut leases = Vec::new();
     for name in ["p", "q"] {
         let claims = stubborn(async || store.claim(1).await).await;
         assert_eq!((ids(&claims), claims[0].counts.runs), (vec![name], 1), "{cut_at}");
+        leases.push(claims[0].lease.clone());
     }
+    assert!(claim().await.is_empty());
+
+    // Two that end and one that is claimed go in one call.
+    stubborn(async || store.submit(&job("r")).await).await;
+    let (_, _, claims) = tokio::join!(
+        stubborn(async || store.settle(&leases[0], &completed()).await),
+        stubborn(async || store.requeue(&leases[1], Duration::from_secs(3600), &failed).await),
+        stubborn(async || store.claim(1).await),
+    );
+    assert_eq!((ids(&claims), claims[0].counts.runs), (vec!["r"], 1), "{cut_at}");
+    let settled = stubborn(async || store.inspect(&id("p")).await).await.unwrap();
+    let back = stubborn(async || store.inspect(&id("q")).await).await.unwrap();
+    assert_eq!(
+        (settled.state, back.state, back.counts.attempts),
+        (State::Ended, State::Queued, 1),
+        "{cut_at}"
+    );
     assert!(claim().await.is_empty());
     let dead: i64 = redis::cmd("XLEN").arg("job-queue:dead").query_async(&mut connect().await).await.unwrap();
     assert_eq!(dead, 1, "{cut_at}");

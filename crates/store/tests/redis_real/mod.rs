@@ -8,7 +8,7 @@ pub mod fleet;
 mod forgets;
 mod gate;
 mod limits;
-
 mod rights;
 mod sentinel;
 mod tls;
+mod together;
