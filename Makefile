@@ -52,9 +52,10 @@ chaos-real: setup ## kill -9, SIGSTOP and Redis restarts on real processes; SECO
 		any_weather_ends_well::in_earnest --nocapture
 
 .PHONY: bench-limits
-bench-limits: ## jobs at rate limits, in simulated time, with plots; ARGS='--quick', '--json', '--only NAME'
+bench-limits: setup ## jobs at rate limits, simulated and real, with plots; ARGS='--quick', '--json', '--mode real'
 	@mkdir -p docs/plots
-	@cargo run --quiet --release -p steadfast-bench -- --plots docs/plots $(ARGS)
+	@cargo build --quiet --release -p steadfast -p steadfast-bench --bin steadfast --bin steadfast-bench
+	@$(TARGET)/release/steadfast-bench --plots docs/plots $(ARGS)
 
 # The other systems' programs: a workspace of its own, so that what it needs is no dependency of ours.
 PEERS := $(abspath $(TARGET))/bench-queue

@@ -181,9 +181,16 @@ mod tests {
         let begun = at_once.min(work.len());
         let jobs = (0..work.len()).map(|_| (0, 0)).collect();
         let mut states = HashSet::from([State { lane: 0, jobs, begun, content: Vec::new() }]);
+        let longest = content.iter().map(|(span, _)| *span).max().unwrap_or(0);
         for now in 0..1_000 {
             let mut next = HashSet::new();
-            for state in states {
+            for mut state in states {
+                // What counts no more and what is over makes no difference.
+                state.content.retain(|at| now - *at < longest);
+                state.lane = state.lane.max(now);
+                for (_, ready) in &mut state.jobs {
+                    *ready = now.max(*ready);
+                }
                 for index in 0..state.begun {
                     let (writes, ready) = state.jobs[index];
                     let creates = writes < CONTENT;
@@ -236,8 +243,8 @@ mod tests {
             let plan = Plan { at_once, work: work.iter().copied().map(f64::from).collect() };
             let least = least(&plan, &rules(lane, &content));
             let brute = f64::from(brute(&work, at_once, lane, &content));
-            // Between the jobs of one place the lane's gap is not in the bound.
-            assert!(least <= brute && brute <= least + 1.0, "{work:?}: {least}, {brute}");
+            // The lane's gap between two contents, or two jobs of one place, is in no bound but the lane's.
+            assert!(least <= brute && brute <= least + 2.0, "{work:?}: {least}, {brute}");
         }
     }
 
@@ -250,15 +257,15 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
         #[test]
         fn no_schedule_is_faster_than_the_bound(
-            work in prop::collection::vec(0..6_u32, 1..4),
+            work in prop::collection::vec(0..5_u32, 1..4),
             at_once in 1..4_usize,
             write in 1..3_u32,
-            gap in 0..3_u32,
-            spans in prop::collection::vec((2..12_u32, 1..4_usize), 0..2),
+            gap in 0..2_u32,
+            spans in prop::collection::vec((2..9_u32, 1..4_usize), 0..2),
         ) {
             let plan = Plan { at_once, work: work.iter().copied().map(f64::from).collect() };
             let rules = rules((write, gap), &spans);

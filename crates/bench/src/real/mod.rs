@@ -21,10 +21,11 @@ pub use town::check;
 const DEADLINE: Duration = Duration::from_secs(900);
 /// To the model's first token, give or take half.
 const LATENCY: Duration = Duration::from_millis(500);
-/// GitHub's writes: their time at the server, and the gap that it is told to be asked for; a tenth of its
-/// own, and so are the spans of its limits.
-const WRITE: Duration = Duration::from_millis(20);
-const GAP: Duration = Duration::from_millis(100);
+/// GitHub's writes: their time at the server, and the gap that is kept between them: a quarter of its own,
+/// as are the spans of its limits.
+const WRITE: Duration = Duration::from_millis(50);
+const GAP: Duration = Duration::from_millis(250);
+const SECONDARY: Duration = Duration::from_secs(15);
 
 /// What is limited, and what the workers know of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ impl RealRow {
 pub fn all(quick: bool) -> Vec<RealRow> {
     let row = RealRow::new;
     if quick {
-        return vec![row(Scenario::Killed, 1_200, 40, 4), row(Scenario::Github, 0, 60, 1)];
+        return vec![row(Scenario::Killed, 600, 60, 4), row(Scenario::Github, 0, 30, 1)];
     }
     vec![
         row(Scenario::KnownBucket, 600, 80, 1),
@@ -110,8 +111,8 @@ pub fn all(quick: bool) -> Vec<RealRow> {
         row(Scenario::BlindFixed, 300, 80, 1),
         row(Scenario::BlindFixed, 300, 80, 4),
         row(Scenario::Killed, 600, 80, 4),
-        row(Scenario::Github, 0, 120, 1),
-        row(Scenario::Github, 0, 120, 4),
+        row(Scenario::Github, 0, 60, 1),
+        row(Scenario::Github, 0, 60, 4),
     ]
 }
 
@@ -140,9 +141,9 @@ fn world(row: &RealRow, config: &mut WorldConfig) {
             config.latency.jitter = 0.0;
             let github = &mut config.github;
             github.write_burst = Some((10, GAP * 10));
-            github.secondary_lasts = Duration::from_secs(6);
-            (github.points_per_minute, github.content_per_minute) = (9_000, 800);
-            (github.primary_per_hour, github.content_per_hour) = (50_000, 5_000);
+            github.secondary_lasts = SECONDARY;
+            (github.points_per_minute, github.content_per_minute) = (4 * 900, 4 * 80);
+            (github.primary_per_hour, github.content_per_hour) = (4 * 5_000, 4 * 500);
         }
     }
 }
@@ -315,7 +316,7 @@ mod tests {
 
     #[test]
     fn writes_have_their_gaps_between_them() {
-        assert!((by_writes(3) - 0.26).abs() < 1e-9);
+        assert!((by_writes(3) - 0.65).abs() < 1e-9);
         assert_eq!(by_writes(0), 0.0);
     }
 }
