@@ -19,6 +19,29 @@ const QUIET: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// Times to the next second that a server's word may be rounded by.
 const SAME: Duration = Duration::from_millis(10);
 
+/// Who always says a minute says so again this much later; who means it says less.
+const TEST: Duration = Duration::from_millis(1_100);
+/// Opened so much before the time that was named: it was no time at all.
+const EARLY: Duration = Duration::from_secs(2);
+
+/// What is known of a server that names a wait of a minute sharp.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+enum Sixty {
+    /// It never did.
+    #[default]
+    Unheard,
+    /// It did, for the first time then: one probe a second later finds out what is meant.
+    Heard(Tick),
+    /// It counts: what it names is the wait.
+    Counts,
+    /// It is a constant that knows nothing of the window.
+    Constant,
+}
+
+fn is_to_be_tested(sixty: Sixty, hint: Option<Duration>) -> bool {
+    matches!(sixty, Sixty::Heard(_)) && hint.is_some_and(|hint| hint.abs_diff(MINUTE) < SAME)
+}
+
 /// What an opening teaches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Opening {
@@ -47,6 +70,9 @@ struct Shut {
     teaches: bool,
     /// Closed by our count, not by a rejection.
     counted: bool,
+    /// When one probe finds out whether the minute that was named is meant.
+    #[serde(default)]
+    test: Option<Tick>,
 }
 
 /// See the module.
@@ -55,11 +81,13 @@ pub(super) struct Door {
     shut: Option<Shut>,
     quiet: Duration,
     last_hint: Option<(Tick, Duration)>,
+    #[serde(default)]
+    sixty: Sixty,
 }
 
 impl Default for Door {
     fn default() -> Self {
-        Door { shut: None, quiet: FIRST_QUIET, last_hint: None }
+        Door { shut: None, quiet: FIRST_QUIET, last_hint: None, sixty: Sixty::Unheard }
     }
 }
 
@@ -75,7 +103,8 @@ impl Door {
 
     /// Until when the server named, if it did and that is to come.
     pub fn named(&self, now: Tick) -> Option<Tick> {
-        self.shut.and_then(|shut| shut.named).filter(|until| *until > now)
+        // What may be no more than a word is no gate before it was tested.
+        self.shut.filter(|shut| shut.test.is_none()).and_then(|shut| shut.named).filter(|until| *until > now)
     }
 
     /// A rejection took this long.
@@ -83,10 +112,22 @@ impl Door {
         self.quiet = (self.quiet / 2 + took * 3 / 2).clamp(QUIET.0, QUIET.1);
     }
 
-    /// The wait that the server named, unless it is a constant that knows nothing of the window: a
-    /// whole minute sharp, or the same as told a second before, though time had passed.
-    pub fn judge(&mut self, now: Tick, hint: Option<Duration>) -> Option<Duration> {
+    /// The wait that the server named to the request of `sent`, unless it is a constant that knows
+    /// nothing of the window: the same as told a second before, though time had passed.
+    pub fn judge(&mut self, now: Tick, sent: Tick, hint: Option<Duration>) -> Option<Duration> {
         let hint = hint?;
+        let minute = hint.abs_diff(MINUTE) < SAME;
+        self.sixty = match (self.sixty, minute) {
+            (Sixty::Unheard, true) => Sixty::Heard(now),
+            // Refused a second after that, and told the same.
+            (Sixty::Heard(at), true) if sent > at + Duration::from_secs(1) && now < at + MINUTE => {
+                Sixty::Constant
+            }
+            // The minute was over: it may have been meant, and is tested once more.
+            (Sixty::Heard(at), true) if now >= at + MINUTE => Sixty::Heard(now),
+            (Sixty::Heard(at), false) if sent > at && hint < MINUTE && now < at + MINUTE => Sixty::Counts,
+            (Sixty::Heard(_) | Sixty::Counts | Sixty::Constant, true) | (_, false) => self.sixty,
+        };
         let told = self.last_hint.replace((now, hint));
         let constant = told.is_some_and(|(at, before)| {
             hint > Duration::from_secs(2)
@@ -94,8 +135,8 @@ impl Door {
                 && now.saturating_sub(at) > Duration::from_secs(1) + SAME
                 && now < at + before
         });
-        let minute = hint.abs_diff(MINUTE) < SAME;
-        (!constant && !minute).then_some(hint)
+        let constant = if minute { self.sixty == Sixty::Constant } else { constant };
+        (!constant).then_some(hint)
     }
 
     pub fn shut(&mut self, now: Tick, hint: Option<Duration>, lane: &Lane) {
@@ -104,6 +145,20 @@ impl Door {
         let gap = if lane.kind == Kind::Rolling { FIRST_GAP.max(unit.min(LONGEST_GAP)) } else { FIRST_GAP };
         self.shut_for(now, hint.map(|wait| now.saturating_add(wait)), gap, true);
         self.guess(lane);
+        if let Some(shut) = self.shut.as_mut().filter(|_| is_to_be_tested(self.sixty, hint)) {
+            shut.test = Some(now + TEST);
+        }
+    }
+
+    /// The same of a rejection that says nothing of requests, if it named a minute that is to be
+    /// tested. Returns whether it did.
+    pub fn shut_to_test(&mut self, now: Tick, hint: Option<Duration>) -> bool {
+        let tests = is_to_be_tested(self.sixty, hint);
+        if tests {
+            self.shut_for(now, hint.map(|wait| now.saturating_add(wait)), FIRST_GAP, false);
+            self.shut.iter_mut().for_each(|shut| shut.test = Some(now + TEST));
+        }
+        tests
     }
 
     /// The count says that the window is full.
@@ -138,6 +193,7 @@ impl Door {
             rejected: None,
             teaches,
             counted: false,
+            test: None,
         });
     }
 
@@ -148,7 +204,7 @@ impl Door {
             return (probe + self.quiet).saturating_sub(now).max(Duration::from_millis(1));
         }
         let blind = shut.last + shut.gap;
-        let next = match (lane.returned(now), shut.named) {
+        let next = match (lane.returned(now), shut.test.or(shut.named)) {
             // What comes back of a rolling window may be taken by others on the key.
             (Some(returned), named) => returned.max(blind).max(named.unwrap_or_default()),
             (None, Some(named)) => named,
@@ -191,6 +247,7 @@ impl Door {
             shut.counted = false;
             // Shut for longer than a window: refused requests may count too, so fewer and fewer.
             let long = now.saturating_sub(shut.since) > MINUTE + MINUTE / 4;
+            shut.test = None;
             shut.gap = (shut.gap * 2).min(if long { MINUTE * 5 } else { MINUTE / LAST_GAP });
             shut.named = hint.map(|wait| now.saturating_add(wait));
         } else if let Some(wait) = hint {
@@ -213,6 +270,9 @@ impl Door {
 
     fn open(&mut self) -> Option<Opening> {
         let shut = self.shut.take()?;
+        if let (Some(probe), Some(named), Some(_)) = (shut.probe, shut.named, shut.test) {
+            self.sixty = if probe + EARLY < named { Sixty::Constant } else { self.sixty };
+        }
         let (since, rejected, teaches) = (shut.since, shut.rejected, shut.teaches);
         Some(Opening { at: shut.probe?, since, rejected, named: shut.named.is_some(), teaches })
     }

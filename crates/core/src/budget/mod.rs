@@ -217,7 +217,7 @@ impl Budget {
 
     fn rejected(&mut self, now: Tick, sent: Tick, tokens: u64, hint: Option<Duration>) {
         self.door.heard(now.saturating_sub(sent));
-        let hint = self.door.judge(now, hint);
+        let hint = self.door.judge(now, sent, hint);
         if self.door.rejected(now, sent, hint) {
             self.felt.straggler(sent, &mut self.requests);
             return;
@@ -227,7 +227,8 @@ impl Budget {
             && (self.requests.kind, self.tokens.kind) == (Kind::Bucket, Kind::Bucket)
             && !self.requests.is_pressed();
         if tokens_were_short {
-            self.tokens.refused(now, tokens as f64, hint);
+            let tests = self.door.shut_to_test(now, hint);
+            self.tokens.refused(now, tokens as f64, hint.filter(|_| !tests));
             return;
         }
         if self.felt.rejected(now, sent, hint, &mut self.requests) {

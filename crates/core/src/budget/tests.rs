@@ -55,6 +55,31 @@ fn a_configured_window_is_used_at_once_and_never_exceeded() {
     }
 }
 
+/// Told a minute at 1 s; whether the one request that is sent a second later is told `then`. Until
+/// when nothing goes after that.
+fn after_a_minute(requests: u32, tokens: u32, then: u64) -> Tick {
+    let mut budget = budget(requests, tokens, 0);
+    budget.take(secs(1), 10);
+    budget.done(secs(1), secs(1), 10, None, Outcome::Rejected(Some(secs(60))));
+    assert_eq!(budget.gate(secs(1)), None, "nobody parks for what is not known to be meant");
+    let test = secs(1) + budget.wait(secs(1), 10);
+    assert!(test > secs(2) && test < secs(3), "{test:?}");
+    budget.take(test, 10);
+    assert!(!budget.wait(test, 10).is_zero(), "one is enough");
+    budget.done(test, test, 10, None, Outcome::Rejected(Some(secs(then))));
+    test + budget.wait(test, 10)
+}
+
+#[test]
+fn a_minute_that_counts_is_waited_for_and_one_that_never_changes_is_not() {
+    for (requests, tokens) in [(0, 0), (600, 0), (600, 6_000)] {
+        let meant = after_a_minute(requests, tokens, 59);
+        assert!((secs(60)..=secs(62)).contains(&meant), "{meant:?}");
+        let constant = after_a_minute(requests, tokens, 60);
+        assert!(constant < secs(6), "{constant:?}");
+    }
+}
+
 #[test]
 fn a_configured_burst_goes_at_once() {
     let settings = LimitSettings { window: WindowKind::Bucket, burst: 10, ..settings(60, 0, 0) };

@@ -181,7 +181,7 @@ impl Keeper {
 
     /// Requests cost `by` more tokens than what was dealt for them.
     pub fn overspent(&mut self, now: Tick, by: f64) {
-        if by != 0.0 {
+        if by != 0.0 && self.budget.token_rate().is_some() {
             self.commit(now);
             self.budget.overspent(now, by);
             self.reconsider(now);
