@@ -23,6 +23,10 @@ const FOUND: &[(u64, &str)] = &[
     (88, "a retry after an outage of the store was sent, though another runner had the job"),
     (236, "a permit that came after the lease was used"),
     (371, "a process that lost the ledger before any plan had more calls in flight than configured"),
+    (
+        906,
+        "a runner whose clock was behind put its job away until a time gone by, and claimed it on the spot",
+    ),
 ];
 
 #[test]

@@ -38,16 +38,15 @@ const AT_ONCE: usize = 3;
 const AT_ONCE_REAL: usize = 6;
 
 /// Where time is real, one of so many points is also played at its last time, on each store others.
-const SAMPLE: u32 = 4;
+const SAMPLE: usize = 4;
 
 /// Whether all is to be played wherever it can be.
 fn plays_all() -> bool {
     std::env::var_os("STEADFAST_CRASH_ALL").is_some()
 }
 
-/// Whether the last time of a point is played there.
-fn has_its_last_time(point: &str, place: &Place) -> bool {
-    let number = point.bytes().fold(7_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+/// Whether the last time of the point with this number, of those that are passed more than once, is played.
+fn has_its_last_time(number: usize, place: &Place) -> bool {
     let turn = match place {
         Place::Memory => return true,
         Place::Sqlite => 0,
@@ -159,7 +158,7 @@ fn play_out(plays: &mut Vec<Play<'_>>, place: &Place) {
 /// Each point that a scenario passes first, at its first and, where [`has_its_last_time`], its last time;
 /// of what is done again and again while time goes by, only the first, where it surely comes.
 fn matrix<'a>(recorded: &'a [Recorded], place: &Place) -> Vec<Play<'a>> {
-    let (mut plays, mut known) = (Vec::new(), BTreeSet::new());
+    let (mut plays, mut known, mut repeated) = (Vec::new(), BTreeSet::new(), 0);
     for recorded in recorded {
         for (point, times) in &recorded.passed {
             // Only where it surely comes, however quick the machine.
@@ -175,7 +174,9 @@ fn matrix<'a>(recorded: &'a [Recorded], place: &Place) -> Vec<Play<'a>> {
                 continue;
             }
             let goes_on = ["claim", "renew /", "purge /"].iter().any(|what| point.starts_with(what));
-            let last = (*times > 1 && !goes_on && has_its_last_time(point, place)).then_some(*times);
+            let repeats = *times > 1 && !goes_on;
+            let last = (repeats && has_its_last_time(repeated, place)).then_some(*times);
+            repeated += usize::from(repeats);
             plays.extend(std::iter::once(1).chain(last).map(|nth| {
                 let blow = Blow { point: point.clone(), nth, what: What::Kill };
                 Play { recorded, blow, lag: Duration::ZERO, config: "" }

@@ -280,6 +280,10 @@ impl Witness {
             self.book().dues.insert(lease.job.clone(), now + self.limits.lease);
             self.compare(&lease.job).await;
             self.compare_journal(&lease.job).await;
+            if claims > SPINNING {
+                // Who spins lets no time pass, and without time no story is stopped: held here, it does.
+                std::future::pending::<()>().await;
+            }
         }
         self.others(now).await;
     }

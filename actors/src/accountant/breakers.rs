@@ -78,16 +78,14 @@ impl Breakers {
     /// How long until a call of this operation may go.
     pub fn wait(&self, now: Tick, operation: &'static str) -> Duration {
         let whole = self.whole.wait(now);
-        let longest = self.settings.open_max;
-        let own = |found: &Operation| {
-            found.breaker.wait(now).max(found.row.wait(now, longest)).max(found.fleet.wait(now, longest))
-        };
+        let own = |found: &Operation| found.wait(now, self.settings.open_max);
         self.find(operation).map_or(whole, |found| whole.max(own(found)))
     }
 
     /// How long until a call of any operation that was heard of may go.
     pub fn least_wait(&self, now: Tick) -> Duration {
-        let each = self.each.values().map(|operation| operation.breaker.wait(now)).min();
+        let longest = self.settings.open_max;
+        let each = self.each.values().map(|operation| operation.wait(now, longest)).min();
         self.whole.wait(now).max(each.unwrap_or_default())
     }
 
@@ -136,10 +134,16 @@ impl Breakers {
         let random = self.dice.share();
         let judgement = Judgement { now, random, settings: self.settings.clone() };
         let entry = self.entry(operation);
+        let was_closed = entry.breaker.state() == BreakerState::Closed;
         let mut change = entry.breaker.ended(now, sent, healthy, random);
-        entry.row.ended(sent, healthy);
-        let all_is_well = entry.fleet.ended(sent, healthy) || change == Some(Change::Recovered);
-        change = change.or_else(|| entry.judge(&judgement));
+        let mut all_is_well = change == Some(Change::Recovered);
+        // While it is open its own probes decide.
+        if was_closed {
+            entry.by_fleet = false;
+            entry.row.ended(now, sent, healthy);
+            all_is_well |= entry.fleet.ended(now, sent, healthy);
+            change = change.or_else(|| entry.judge(&judgement));
+        }
         if change.is_some() {
             entry.forget_rows();
         }
@@ -214,6 +218,11 @@ struct Judgement {
 }
 
 impl Operation {
+    /// How long until a call may go.
+    fn wait(&self, now: Tick, longest: Duration) -> Duration {
+        self.breaker.wait(now).max(self.row.wait(now, longest)).max(self.fleet.wait(now, longest))
+    }
+
     /// A row as long as a judgement needs opens the breaker, for as long as it would wait anyway.
     fn judge(&mut self, by: &Judgement) -> Option<Change> {
         let needed = by.settings.min_calls.max(1);
@@ -246,22 +255,20 @@ impl Operation {
                 }
                 None
             }
-            Event::Failed => {
-                self.fleet.heard(sent, false, random);
-                let change = probe.and_then(|since| self.breaker.ended(now, since, false, random));
-                change.or_else(|| self.judge(by))
+            Event::Failed | Event::Well if self.breaker.state() == BreakerState::Closed => {
+                self.fleet.heard(now, sent, event == Event::Well, random);
+                self.judge(by)
             }
+            Event::Failed => probe.and_then(|since| self.breaker.ended(now, since, false, random)),
+            Event::Well if self.by_fleet => {
+                probe.and_then(|since| self.breaker.ended(now, since, true, random))
+            }
+            // What only our own answers close is ours to try again.
             Event::Well => {
-                self.fleet.heard(sent, true, random);
-                match probe {
-                    Some(since) if self.by_fleet => self.breaker.ended(now, since, true, random),
-                    // What only our own answers close is ours to try again.
-                    Some(since) => {
-                        self.breaker.unsent(now, since);
-                        None
-                    }
-                    None => None,
+                if let Some(since) = probe {
+                    self.breaker.unsent(now, since);
                 }
+                None
             }
         }
     }
@@ -412,6 +419,19 @@ mod tests {
         let mut each_alone = Fleet::of(16, false);
         each_alone.run(100, 100, 700, |_| true);
         assert!(each_alone.sent(100.0, 700.0) > 200, "what it is worth");
+    }
+
+    #[test]
+    fn calls_that_were_out_together_and_fail_together_shut_it_for_no_longer_than_at_first() {
+        let mut breakers = breakers();
+        for _ in 0..40 {
+            breakers.sent(secs(10), "chat");
+        }
+        let ended = |_| breakers.ended(secs(11), secs(10), "chat", false);
+        let changed: Vec<Changed> = (0..40).flat_map(ended).collect();
+        let [(Some("chat"), Change::Opened(open))] = changed[..] else { panic!("{changed:?}") };
+        assert!(open <= OPEN * 6 / 5, "{open:?}");
+        assert!(breakers.wait(secs(11), "chat") <= open, "and no row besides");
     }
 
     #[test]

@@ -264,8 +264,17 @@ impl Handler<Metered<Answered>> for RateAccountant {
                 shared.away(now);
             }
         }
-        if was == Part::Adrift && shared.part() != Part::Adrift {
-            tracing::info!(budget, "the ledger is back");
+        match (was, shared.part()) {
+            (Part::Adrift, Part::Idle | Part::Seeking | Part::Keeper | Part::Member) => {
+                tracing::info!(budget, "the ledger is back");
+            }
+            (Part::Member, Part::Keeper) => {
+                tracing::info!(budget, "the budget's keeper is gone: this process keeps it now");
+            }
+            (Part::Keeper, Part::Member) => {
+                tracing::info!(budget, "another process keeps the budget now");
+            }
+            (Part::Idle | Part::Seeking | Part::Keeper | Part::Member | Part::Adrift, _) => {}
         }
         self.pump(&key, ctx);
     }

@@ -12,7 +12,7 @@ use steadfast_core::budget::Tick;
 
 /// So many that failed in a row may be the beginning of an outage: calls go one by one.
 pub const FEW_IN_A_ROW: u32 = 3;
-/// The first distance between them; doubles with each that fails.
+/// The first distance between them; doubles with each of them that fails.
 pub const FIRST_GAP: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -26,6 +26,9 @@ pub struct Row {
     since: Tick,
     /// When the last call was sent.
     sent: Tick,
+    /// The distance between calls, once they are spaced out, and since when they are.
+    gap: Duration,
+    spaced: Tick,
     /// What of its distance one waits besides: not all who share it go at once.
     spread: f64,
 }
@@ -37,10 +40,16 @@ impl Row {
     }
 
     /// A call of `sent` ended. Returns whether one in good order ended a row.
-    pub fn ended(&mut self, sent: Tick, healthy: bool) -> bool {
+    pub fn ended(&mut self, now: Tick, sent: Tick, healthy: bool) -> bool {
         if !healthy {
             self.since = if self.failed == 0 { sent } else { self.since.min(sent) };
             self.failed = self.failed.saturating_add(1);
+            if self.failed == FEW_IN_A_ROW {
+                (self.gap, self.spaced) = (FIRST_GAP, now);
+            } else if self.failed > FEW_IN_A_ROW && sent >= self.spaced {
+                // Those that were out together fail together: they are no older an outage.
+                self.gap = self.gap.saturating_mul(2);
+            }
             return false;
         }
         let ends = self.failed > 0 && sent >= self.since;
@@ -51,15 +60,15 @@ impl Row {
     }
 
     /// Another process's call ended so; `random` is uniform in 0 to 1.
-    pub fn heard(&mut self, sent: Tick, healthy: bool, random: f64) {
-        self.ended(sent, healthy);
+    pub fn heard(&mut self, now: Tick, sent: Tick, healthy: bool, random: f64) {
+        self.ended(now, sent, healthy);
         self.of_others |= !healthy;
         self.spread = random;
     }
 
     /// Nothing is known of it any more.
     pub fn end(&mut self) {
-        (self.failed, self.of_others, self.spread) = (0, false, 0.0);
+        (self.failed, self.of_others, self.spread, self.gap) = (0, false, 0.0, Duration::ZERO);
     }
 
     /// Whether calls are spaced out.
@@ -69,8 +78,7 @@ impl Row {
 
     /// The distance between calls.
     pub fn gap(&self, longest: Duration) -> Duration {
-        let Some(more) = self.failed.checked_sub(FEW_IN_A_ROW) else { return Duration::ZERO };
-        FIRST_GAP.saturating_mul(1 << more.min(16)).min(longest)
+        self.gap.min(longest)
     }
 
     /// How long until a call may go.
