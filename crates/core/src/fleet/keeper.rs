@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::words::{Unused, Want};
 use crate::budget::{Budget, Outcome, Tick};
+use crate::headers::Observed;
 
 /// Permits of one plan: a plan is one message, so one message for so many permits.
 const A_PLAN: f64 = 32.0;
@@ -33,6 +34,8 @@ const MARGIN: f64 = 0.08;
 const GROWN: f64 = 1.4;
 /// Two plans are no closer than this.
 const SOON: Duration = Duration::from_millis(20);
+/// A plan as far away may come earlier by what is learned.
+const UNTOLD: Duration = Duration::from_millis(500);
 /// Between two plans where nobody needs anything: they keep the keepership.
 const IDLE_PLAN: Duration = Duration::from_secs(10);
 /// How long a request counts as unanswered: rejections are said at once.
@@ -77,6 +80,8 @@ pub(super) struct Keeper {
     /// Taken from the budget, and nothing bad heard of them yet.
     unsettled: VecDeque<Dealt>,
     pub next_plan: Tick,
+    /// Something was learned: what comes next may come earlier.
+    recheck: Option<Tick>,
     /// When members were told to expect it.
     promised: Tick,
     planned_until: Tick,
@@ -107,6 +112,7 @@ impl Keeper {
             pending: VecDeque::new(),
             unsettled: VecDeque::new(),
             next_plan: now,
+            recheck: None,
             promised: now,
             planned_until: now,
             counted: now,
@@ -138,9 +144,7 @@ impl Keeper {
     pub fn hear(&mut self, now: Tick, want: Want) {
         self.overspent(now, want.off as f64);
         if let Some((sent, observed)) = &want.observed {
-            self.commit(now);
-            self.budget.learn(now, *sent, observed);
-            self.reconsider(now);
+            self.learn(now, *sent, observed);
         }
         let least = self.peers.values().map(|peer| peer.pass).fold(f64::INFINITY, f64::min);
         let least = if least.is_finite() { least } else { 0.0 };
@@ -190,9 +194,24 @@ impl Keeper {
 
     /// Whether the next plan is due earlier, or later, is to be seen.
     fn reconsider(&mut self, now: Tick) {
-        if self.surely().is_some() && self.probing.is_none() {
-            self.next_plan = self.next_plan.min(now + SOON);
+        let waits = self.pending.is_empty() && self.next_plan > now + UNTOLD;
+        if self.probing.is_none() && (waits || self.surely().is_some()) {
+            self.recheck.get_or_insert(now + SOON);
         }
+    }
+
+    /// Takes what an answer's headers told.
+    pub fn learn(&mut self, now: Tick, sent: Tick, observed: &Observed) {
+        self.commit(now);
+        self.budget.learn(now, sent, observed);
+        if observed.requests.is_some() || observed.tokens.is_some() {
+            self.reconsider(now);
+        }
+    }
+
+    /// When it is to be seen whether a plan is due.
+    pub fn due(&self) -> Tick {
+        self.recheck.map_or(self.next_plan, |at| at.min(self.next_plan))
     }
 
     /// Permits that somebody could not use are the budget's again.

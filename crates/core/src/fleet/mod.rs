@@ -446,9 +446,8 @@ impl Fleet {
         let permit = ended.map_or(permit, |(_, sent)| sent.max(permit));
         match (self.part, &mut self.keeper, &mut self.own) {
             (Part::Keeper, Some(keeper), _) => {
-                keeper.commit(now);
                 let was_open = keeper.budget.gate(now).is_none();
-                keeper.budget.learn(now, permit, observed);
+                keeper.learn(now, permit, observed);
                 if was_open && keeper.budget.gate(now).is_some() {
                     keeper.replan(now);
                 }

@@ -29,6 +29,9 @@ const PROBE_WITHIN: Duration = Duration::from_millis(100);
 const TELL_SIZES: u32 = 8;
 /// Most permits that are counted as sent by a keeper before.
 const MOST_UNNOTED: u32 = 1_000;
+/// Where nobody has a permit, what answers' headers told is said once for so many permits of the
+/// fleet's.
+const STARVES: f64 = 5.0;
 /// How long a keepership lasts beyond the next renewal.
 const LEASE: Duration = Duration::from_secs(20);
 
@@ -45,12 +48,12 @@ impl Fleet {
         if let (Part::Keeper, Some(keeper)) = (self.part, &self.keeper)
             && !keeper.is_alone(&self.me)
         {
-            due = keeper.next_plan;
+            due = keeper.due();
         } else if self.part == Part::Keeper {
             due = due.min(self.note_due());
         }
         if self.part == Part::Member {
-            due = match (self.must_say || self.is_news(), self.jobs) {
+            due = match (self.must_say || self.is_news(now), self.jobs) {
                 (true, _) => now,
                 (false, 0) => return None,
                 (false, _) => due.min(self.said_at + self.say_each),
@@ -94,14 +97,22 @@ impl Fleet {
     }
 
     /// Whether the keeper should hear of our need now.
-    fn is_news(&self) -> bool {
+    fn is_news(&self, now: Tick) -> bool {
         let (said, jobs) = (f64::from(self.said.jobs), f64::from(self.jobs));
         let need = (said == 0.0) != (jobs == 0.0) || jobs > said * 1.5 + 0.5 || jobs < said * 0.6 - 0.5;
         let untold = self.untold();
         let sizes = untold > 0 && (self.asked == 0 || untold as f64 >= 3.0 + jobs / 4.0);
         let most = if self.counts_tokens { 1.0 } else { (jobs / 4.0).max(3.0) };
         let off = self.counts_tokens && self.off.abs() > self.slack as f64;
-        need || sizes || off || self.unused.len() as f64 >= most
+        need || sizes || off || self.starves(now) || self.unused.len() as f64 >= most
+    }
+
+    /// Whether callers wait, no permit is there, and an answer told something new a while after what
+    /// was said last.
+    fn starves(&self, now: Tick) -> bool {
+        let news = self.waiting > 0 && self.stock.is_empty() && self.observed.is_some();
+        let share = f64::from(self.last.members) * STARVES / self.last.rate.unwrap_or(10.0).max(0.1);
+        self.tight && news && now >= self.said_at + Duration::from_secs_f64(share.clamp(1.0, 5.0))
     }
 
     /// How many wait of whose size the keeper does not know.
@@ -169,7 +180,7 @@ impl Fleet {
                     // No plan came: the keeper is gone, or we are cut off.
                     acts.push(self.ask(now, 0, LEASE, None));
                 } else if self.must_say
-                    || self.is_news()
+                    || self.is_news(now)
                     || (self.jobs > 0 && now >= self.said_at + self.say_each)
                     || (self.untold() > 0 && now >= self.said_at + self.say_each / TELL_SIZES)
                 {

@@ -1,13 +1,18 @@
 //! Jobs, calls, a network and a server, in simulated time: one run of a scenario under a policy.
 
+#[path = "processes.rs"]
+mod processes;
+#[path = "work.rs"]
+mod work;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use steadfast_core::budget::Outcome;
-use steadfast_core::budget::least::{Limit, Work, makespan};
-use steadfast_core::fleet::{self, Act, Fleet, Learned};
+use steadfast_core::fleet::{self, Fleet, Learned};
 
+pub use self::work::{Call, Random, bound, calls};
 use crate::scenario::Scenario;
 use crate::server::{Answer, Server};
 
@@ -44,28 +49,6 @@ impl Run {
     pub fn share_429(&self) -> f64 {
         self.rejected as f64 / self.sent.max(1) as f64
     }
-}
-
-/// A small generator of numbers that look random: SplitMix64.
-#[derive(Clone)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// One call as it will be, whoever sends it: the same under every policy.
-#[derive(Clone, Copy)]
-pub struct Call {
-    pub latency: f64,
-    pub actual: u64,
-    pub estimate: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,46 +126,6 @@ const DEADLINE: f64 = 40_000.0;
 
 fn micros(seconds: f64) -> u64 {
     (seconds * MICROS).ceil() as u64
-}
-
-/// The calls of all jobs by a seed: 2 s each, half more or less; sizes from 100 to 10,000 tokens.
-pub fn calls(scenario: &Scenario, seed: u64) -> Vec<Vec<Call>> {
-    let mut random = Random(seed ^ 0x5eed);
-    let mut call = || {
-        let actual = 100.0 * 100f64.powf(random.unit());
-        let off = 1.0 + scenario.estimate_error * (2.0 * random.unit() - 1.0);
-        Call { latency: 1.0 + 2.0 * random.unit(), actual: actual as u64, estimate: (actual * off) as u64 }
-    };
-    (0..scenario.jobs).map(|_| (0..scenario.calls).map(|_| call()).collect()).collect()
-}
-
-/// The least makespan by arithmetic; without the changes and strangers that a scenario may have.
-pub fn bound(scenario: &Scenario, seed: u64) -> f64 {
-    let calls = calls(scenario, seed);
-    let all = || calls.iter().flatten();
-    let duration = Duration::from_secs_f64;
-    let limit = |meter: &crate::server::Meter| {
-        let most = meter.most.iter().map(|(_, most)| *most).fold(0.0, f64::max);
-        Limit {
-            kind: meter.kind,
-            most,
-            window: duration(meter.window),
-            burst: most * meter.burst_share,
-            passed: duration(meter.passed),
-        }
-    };
-    let mut limits = vec![(limit(&scenario.server.requests), all().count() as f64)];
-    if let Some(meter) = &scenario.server.tokens {
-        limits.push((limit(meter), all().map(|call| call.actual as f64).sum()));
-    }
-    let sum = |job: &Vec<Call>| job.iter().map(|call| call.latency).sum::<f64>();
-    let work = Work {
-        total: duration(all().map(|call| call.latency).sum()),
-        longest_job: duration(calls.iter().map(sum).fold(0.0, f64::max)),
-        shortest_call: duration(all().map(|call| call.latency).fold(f64::MAX, f64::min)),
-        at_once: scenario.at_once as u32,
-    };
-    makespan(&limits, &work).as_secs_f64()
 }
 
 /// Runs `scenario` under `policy`.
@@ -490,150 +433,6 @@ impl World<'_> {
             self.fill(now);
         } else {
             self.at(now + micros(2f64.powi(runs as i32 - 1)), Event::Retry { job });
-        }
-    }
-
-    /// Sends for the oldest jobs what may be sent now.
-    fn serve(&mut self, now: u64) {
-        match self.policy {
-            Policy::Steadfast => {
-                for process in 0..self.processes.len() {
-                    if self.processes[process].alive {
-                        self.serve_process(process, now);
-                    }
-                }
-            }
-            Policy::Pacer => self.serve_pacer(now),
-            Policy::Seed | Policy::Sdk => {}
-        }
-    }
-
-    fn serve_pacer(&mut self, now: u64) {
-        while let Some(job) = self.waiting.first().copied() {
-            let estimate = self.call(job).estimate;
-            let wait = self.server.wait(now as f64 / MICROS, estimate as f64);
-            if wait > 0.0 {
-                let wake = now + micros(wait);
-                if self.wake.is_none_or(|at| wake < at || at <= now) && wake < micros(DEADLINE * 2.0) {
-                    self.wake = Some(wake);
-                    self.at(wake, Event::Wake { process: usize::MAX });
-                }
-                return;
-            }
-            self.waiting.remove(&job);
-            self.send(job, now);
-        }
-    }
-
-    fn serve_process(&mut self, index: usize, now: u64) {
-        let at = Duration::from_micros(now);
-        let process = &mut self.processes[index];
-        let jobs = process.jobs.len() as u32;
-        let admitted = process.jobs.iter().sum::<usize>() as f64 / f64::from(jobs.max(1));
-        let waiting = process.waiting.len() as u32;
-        process.fleet.need(at, jobs, waiting, admitted);
-        let calls = &self.calls;
-        let states = &self.jobs;
-        process.fleet.sizes(process.waiting.iter().map(|job| calls[*job][states[*job].call].estimate));
-        let mut next = Duration::MAX;
-        while let Some(first) = self.processes[index].waiting.first().copied() {
-            let (estimate, wait) = (self.call(first).estimate, &mut self.processes[index].fleet);
-            let wait = wait.wait(at, estimate);
-            let mut chosen = wait.is_zero().then_some(first);
-            if chosen.is_none() && self.server.tokens.is_some() {
-                // Where tokens alone hold up the first, one that fits may go.
-                let behind: Vec<usize> =
-                    self.processes[index].waiting.iter().copied().skip(1).take(8).collect();
-                chosen = behind.into_iter().find(|job| {
-                    let estimate = self.call(*job).estimate;
-                    self.processes[index].fleet.wait(at, estimate).is_zero()
-                });
-            }
-            let Some(job) = chosen else {
-                next = wait;
-                break;
-            };
-            let estimate = self.call(job).estimate;
-            let process = &mut self.processes[index];
-            process.waiting.remove(&job);
-            self.jobs[job].permit = process.fleet.take(at, estimate);
-            self.send(job, now);
-        }
-        let acts = self.processes[index].fleet.step(at);
-        for act in acts {
-            self.act(index, act, now);
-        }
-        let process = &mut self.processes[index];
-        let wait = next.min(process.fleet.next(at).unwrap_or(Duration::MAX));
-        let wait = wait.max(Duration::from_micros(100)).min(Duration::from_secs(100_000));
-        let wait = wait.as_nanos().div_ceil(1000) as u64;
-        let wake = now.saturating_add(wait);
-        if process.wake.is_none_or(|at| wake < at || at <= now) && wake < micros(DEADLINE * 2.0) {
-            process.wake = Some(wake);
-            self.at(wake, Event::Wake { process: index });
-        }
-    }
-
-    /// The ledger, some milliseconds away.
-    fn act(&mut self, index: usize, act: Act, now: u64) {
-        self.run.ledger += 1;
-        let away = self.ledger.away;
-        let say = |world: &mut Self, words: Vec<u8>| {
-            world.said.push(words);
-            for process in 0..world.processes.len() {
-                let delay = micros(0.0005 + 0.0015 * world.ledger_random.unit());
-                world.at(now + delay, Event::Hear { process, said: world.said.len() - 1 });
-            }
-        };
-        match act {
-            Act::Say(words) => {
-                if !away {
-                    say(self, words);
-                }
-            }
-            Act::Keep { epoch, lease, note, words } => {
-                let lease = micros(lease.as_secs_f64());
-                let free = self.ledger.keeper.is_none_or(|(_, _, until)| until <= now);
-                let ours =
-                    self.ledger.keeper.is_some_and(|(who, of, _)| (who, of) == (index, epoch) && epoch > 0);
-                let answer = if away {
-                    None
-                } else if free || ours {
-                    let taken = if ours { None } else { self.ledger.note.clone() };
-                    self.ledger.epoch += u64::from(!ours);
-                    self.ledger.keeper = (lease > 0).then_some((index, self.ledger.epoch, now + lease));
-                    if let Some(note) = note {
-                        self.ledger.note = Some(*note);
-                    }
-                    if let Some(words) = words {
-                        say(self, words);
-                    }
-                    Some(fleet::Answer {
-                        yours: true,
-                        epoch: self.ledger.epoch,
-                        note: taken,
-                        ..self.present(now)
-                    })
-                } else {
-                    Some(fleet::Answer { yours: false, epoch: self.ledger.epoch, ..self.present(now) })
-                };
-                self.kept.push(answer);
-                let delay = micros(0.001 + 0.002 * self.ledger_random.unit());
-                self.at(now + delay, Event::Kept { process: index, answer: self.kept.len() - 1 });
-            }
-        }
-    }
-
-    /// Who holds leases: a process that was killed holds them until they end.
-    fn present(&self, now: u64) -> fleet::Answer {
-        let dead = |index: usize| self.processes[index].jobs.is_empty();
-        let names =
-            (0..self.processes.len()).filter(|index| !dead(*index)).map(|index| format!("runner-{index}"));
-        let until = self.ledger.keeper.map_or(now, |(.., until)| until);
-        fleet::Answer {
-            present: names.collect(),
-            until: Duration::from_micros(until),
-            ..fleet::Answer::default()
         }
     }
 }

@@ -19,10 +19,13 @@ const MOST_PERMITS: usize = 2_000;
 impl Keeper {
     /// Whether a plan is due: where few permits are dealt at a time, not before the next of them is.
     pub fn is_due(&mut self, now: Tick, me: &str, waits: bool) -> bool {
-        if now < self.next_plan {
+        let few = self.surely().is_some();
+        let asked = self.recheck.take_if(|at| *at <= now).is_some();
+        let planned = now >= self.next_plan;
+        if !planned && !asked {
             return false;
         }
-        if self.void || self.hello || self.surely().is_none() || now >= self.promised + LEAD {
+        if self.void || self.hello || now >= self.promised + LEAD || (planned && !few) {
             return true;
         }
         self.commit(now);
@@ -42,7 +45,8 @@ impl Keeper {
         if opens <= now + LEAD * 2 {
             return true;
         }
-        self.next_plan = (opens - LEAD).min(self.promised + LEAD);
+        let latest = if few { self.promised + LEAD } else { self.next_plan };
+        self.next_plan = (opens - LEAD).min(latest);
         false
     }
 
