@@ -158,10 +158,8 @@ pub fn all(quick: bool) -> Vec<Row> {
     for rpm in [60.0, 600.0] {
         for &at_once in crowds {
             let size = Size { rpm, jobs: JOBS, calls: CALLS, at_once, seed: SEED };
-            for scenario in size.scenarios() {
-                for &processes in fleets.iter().filter(|processes| **processes <= at_once) {
-                    rows.push(size.row(scenario.clone(), processes));
-                }
+            for &processes in fleets.iter().filter(|processes| **processes <= at_once) {
+                rows.extend(size.plain(processes));
             }
             rows.extend(size.special(16));
         }

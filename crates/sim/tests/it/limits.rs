@@ -156,6 +156,30 @@ async fn too_much_content_meets_the_secondary_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_of_writes_shuts_the_door_for_everything() {
+    let world = world(|config| {
+        config.github.write_burst = Some((2, Duration::from_secs(2)));
+        config.github.secondary_lasts = Duration::from_secs(60);
+    });
+    let token = installation_token(&world, Value::Null).await;
+    let comments = "/repos/acme/shell-tools/issues/1/comments";
+    let comment = || github(&world, "POST", comments, &token, json!({"body": "x"}));
+    let read = || github(&world, "GET", comments, &token, Value::Null);
+    assert_eq!(comment().await.status, 201);
+    assert_eq!(comment().await.status, 201);
+    assert_eq!(read().await.status, 200);
+    let refused = comment().await;
+    assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (403, Some("60")));
+    tokio::time::advance(Duration::from_secs(59)).await;
+    let refused = read().await;
+    assert_eq!((refused.status.as_u16(), refused.header("retry-after")), (403, Some("1")));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(read().await.status, 200);
+    assert_eq!(comment().await.status, 201);
+    assert_eq!(world.records().comments.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn writes_at_the_same_time_can_be_refused() {
     let world = world(|config| {
         config.latency.github = Duration::from_millis(100);
