@@ -198,7 +198,7 @@ fn rows(quick: bool) -> Vec<Row> {
     let mut rows = Vec::new();
     for processes in [1, 4] {
         for concurrency in [1, 50, 200] {
-            let (jobs, pickups) = (20_000 / part, if quick { 100 } else { 500 });
+            let (jobs, pickups) = (20_000 / part, if quick { 100 } else { 300 });
             rows.push(Row { what: What::Noop, processes, concurrency, jobs, pickups });
         }
     }

@@ -52,6 +52,10 @@ impl Leaving {
         self.taken.load(Ordering::Relaxed)
     }
 
+    fn has_alone(&self) -> bool {
+        !self.ends().alone.is_empty()
+    }
+
     /// Those that a claim takes along.
     pub fn take_along(&self) -> Vec<Waiting> {
         let mut ends = self.ends();
@@ -83,15 +87,20 @@ fn first(waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
 
 /// While it lives, ends are seen to. If it is dropped before its work is done, its runtime has ended:
 /// those who wait see to it themselves.
-struct Seeing<'a>(&'a Leaving);
+struct Seeing<'a> {
+    leaving: &'a Leaving,
+    done: bool,
+}
 
 impl Drop for Seeing<'_> {
     fn drop(&mut self) {
-        let mut ends = self.0.ends();
-        if std::mem::take(&mut ends.seen_to) {
-            ends.waiting.clear();
-            ends.alone.clear();
+        if self.done {
+            return;
         }
+        let mut ends = self.leaving.ends();
+        ends.seen_to = false;
+        ends.waiting.clear();
+        ends.alone.clear();
     }
 }
 
@@ -178,10 +187,14 @@ impl Core {
     }
 
     async fn see_to_leaves(self: Arc<Self>) {
-        let _seeing = Seeing(&self.leaving);
+        let mut seeing = Seeing { leaving: &self.leaving, done: false };
         loop {
             self.let_claims_go_first().await;
-            let Some(leaves) = self.leaving.next() else { return };
+            let Some(leaves) = self.leaving.next() else {
+                // Others may be seen to by another task from here on.
+                seeing.done = true;
+                return;
+            };
             let call = told(self.call(), &leaves);
             answer(leaves, self.link.script(&self.scripts.leave, &call).await);
         }
@@ -194,7 +207,9 @@ impl Core {
         loop {
             tokio::task::yield_now().await;
             let taken = self.leaving.taken();
-            if self.claiming.try_lock().is_ok() || before.replace(taken) == Some(taken) {
+            let idle = self.claiming.try_lock().is_ok() || before.replace(taken) == Some(taken);
+            // No claim takes along those that go alone.
+            if idle || self.leaving.has_alone() {
                 return;
             }
             drop(self.claiming.lock().await);
