@@ -164,6 +164,8 @@ fn matrix<'a>(recorded: &'a [Recorded], place: &Place) -> Vec<Play<'a>> {
             // Only where it surely comes, however quick the machine.
             let only_in = match point.split(" /").next() {
                 Some("renew") => Some(scenarios::WAITS),
+                // What was paid for is judged where no call is refused.
+                Some("POST chat") => Some(scenarios::ALL[0].name),
                 Some("claim_called_off") => Some(scenarios::CALLED_OFF_AWAY),
                 _ => None,
             };

@@ -180,9 +180,10 @@ pub const ALL: &[Scenario] = &[
         name: CALLED_OFF_AWAY,
         prepare: |world| {
             edits_and_finishes(world);
-            goes_wrong(world, Operation::Chat, 1, 1000, Fault::rate_limited_retry_after(600));
+            // From the first call on: how far a runner came before it was killed makes no difference.
+            goes_wrong(world, Operation::Chat, 0, 1000, Fault::rate_limited_retry_after(600));
         },
-        acts: &[(When::Parked(6), Act::Cancel)],
+        acts: &[(When::Parked(3), Act::Cancel)],
         ends: Ends::Cancelled,
         ..PLAIN
     },
