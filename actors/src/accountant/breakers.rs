@@ -378,11 +378,9 @@ mod tests {
 
         /// One request each so many ms, of whoever may send, from then until then; `down` fails.
         fn run(&mut self, every: u64, from: u64, until: u64, mut down: impl FnMut(usize) -> bool) {
-            let mut turn = 0;
-            for ms in (from * 1_000..until * 1_000).step_by(every as usize) {
+            for (turn, ms) in (from * 1_000..until * 1_000).step_by(every as usize).enumerate() {
                 let now = Duration::from_millis(ms);
                 let processes = self.each.len();
-                turn += 1;
                 let who = (0..processes)
                     .map(|n| (turn + n) % processes)
                     .find(|n| self.each[*n].wait(now, "chat").is_zero());

@@ -167,8 +167,7 @@ async fn sent_of_a_window(is_killed: bool) -> usize {
     }
     sleep(40).await;
     worker.kill().await;
-    let all = town.sent.borrow().len();
-    all
+    town.sent.borrow().len()
 }
 
 #[test]
