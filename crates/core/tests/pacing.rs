@@ -224,7 +224,8 @@ fn few_jobs_that_no_limit_holds_up_are_dealt_for_generously() {
 fn a_fleet_at_a_tight_token_limit_is_as_fast_as_one() {
     for (processes, at_once) in [(4, 10), (4, 50), (16, 50)] {
         let (xs, shares) = fleet("tokens", 60.0, at_once, &scenario::Processes::of(processes));
-        assert!(xs[4] <= 1.05 && shares[4] <= 0.02, "{processes} processes: {xs:.3?} {shares:.4?}");
+        assert!(xs[4] <= 1.05, "{processes} processes: {xs:.3?}");
+        assert!(shares[2] <= 0.02 && shares[4] <= 0.03, "{processes} processes: {shares:.4?}");
     }
 }
 
