@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::Actor;
 use secrecy::SecretString;
 use steadfast_core::time::{Clock, Timestamp};
-use steadfast_github::{Comment, GithubClient, Identity, Pull, Repo, Repository};
+use steadfast_github::{Comment, GithubClient, Pull, Repo, Repository};
 use steadfast_store::Ledger;
 use tokio::time::Instant;
 
@@ -15,9 +15,7 @@ use crate::accountant::{Depart, Fleetwide, Halt, RateAccountant};
 use crate::address::{Address, Binding, address};
 use crate::calls::{CallError, Caller, Order};
 use crate::dice::Dice;
-use crate::github::{
-    Describe, EditComment, EnsureComment, EnsurePull, GetToken, Github, Look, Target, WhoAmI,
-};
+use crate::github::{Describe, EditComment, EnsureComment, EnsurePull, GetToken, Github, Look, Target};
 use crate::held::Held;
 use crate::meter::Meter;
 use crate::stop::Stop;
@@ -75,11 +73,6 @@ impl GithubCallers {
     /// Asks for a token for git.
     pub async fn token(&self, target: Target) -> Result<SecretString, CallError> {
         self.github.send(GetToken { target, refresh: false }).await?
-    }
-
-    /// Asks who the commits are by.
-    pub async fn identity(&self, target: Target) -> Result<Identity, CallError> {
-        self.github.send(WhoAmI { target }).await?
     }
 
     /// Makes sure that one comment with the marker stands, looking for it first.
