@@ -264,7 +264,13 @@ mod tests {
             store.submit(&job(number).unwrap()).await.unwrap();
         }
         let steps = vec![step(0), step(1)];
-        let working = Working { store: Arc::clone(&store), tally: Mutex::default(), concurrency: 3, steps };
+        let working = Working {
+            store: Arc::clone(&store),
+            tally: Mutex::default(),
+            over: Notify::new(),
+            concurrency: 3,
+            steps,
+        };
         let working = Rc::new(working);
         let local = LocalSet::new();
         let work = local.run_until(async {
