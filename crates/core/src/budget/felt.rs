@@ -179,7 +179,7 @@ impl Felt {
     }
 
     fn raise(&self, lane: &mut Lane, raised: f64) {
-        lane.most = lane.cap.map_or(raised, |cap| raised.min(cap));
+        lane.most = lane.cap.map_or(raised, |cap| raised.min(cap)).max(lane.most);
     }
 
     /// A window took no more than `most`.
@@ -290,6 +290,9 @@ impl Felt {
         if late && spent < lane.most * 0.5 {
             lane.widen_guard();
             lane.edge = Some(Edge { lo: edge.lo, hi: edge.hi + lane.guard });
+            return true;
+        }
+        if lane.is_told_at_length() {
             return true;
         }
         self.size(now, lane, spent);

@@ -150,6 +150,13 @@ impl Lane {
         }
     }
 
+    /// Whether answers say of a window of hours or days what is left of it. A refusal while some is left is of
+    /// something else, and what that window took until then is not its size: it would be an hour before
+    /// more is tried.
+    pub fn is_told_at_length(&self) -> bool {
+        self.source == Source::Headers && self.window > MINUTE
+    }
+
     /// Whether the bucket is spent as fast as it fills: only then does an answer say something of
     /// the limit.
     pub fn is_pressed(&self) -> bool {
@@ -292,6 +299,8 @@ impl Lane {
     /// When the window should open next, after `last`, the most telling instant first.
     pub fn expected(&self, last: Tick) -> Option<Tick> {
         match (self.kind, self.edge) {
+            // What was refused was refused for something else.
+            (Kind::Fixed, Some(_)) if self.is_told_at_length() && self.in_window + 1.0 <= self.most => None,
             (Kind::Fixed, Some(edge)) => {
                 let (lo, hi) = (edge.lo + self.window, edge.hi + self.window);
                 let middle = lo + hi.saturating_sub(lo) / 2;

@@ -261,13 +261,17 @@ proptest! {
     }
 }
 
-#[test]
-fn a_window_that_others_used_up_is_no_smaller_for_us() {
-    let told = |remaining, reset| Observed {
+/// What GitHub says of its hour.
+fn told(remaining: u64, reset: u64) -> Observed {
+    Observed {
         requests: Some(Window { limit: Some(5_000), remaining: Some(remaining), reset: Some(secs(reset)) }),
         tokens: None,
         resource: None,
-    };
+    }
+}
+
+/// A budget that GitHub let ten requests into.
+fn github() -> Budget {
     let mut github = budget(0, 0, 0);
     github.learn(secs(0), secs(0), &told(4_999, 3_000));
     for second in 1..10 {
@@ -275,6 +279,33 @@ fn a_window_that_others_used_up_is_no_smaller_for_us() {
         github.done(secs(second), secs(second), 1, None, Outcome::Accepted);
         github.learn(secs(second), secs(second), &told(4_999 - second, 3_000 - second));
     }
+    github
+}
+
+#[test]
+fn a_refusal_of_something_else_makes_an_hour_no_smaller() {
+    for hint in [None, Some(secs(51))] {
+        let mut github = github();
+        github.take(secs(30), 1);
+        github.done(secs(30), secs(30), 1, None, Outcome::Rejected(hint));
+        github.learn(secs(30), secs(30), &told(4_990, 2_970));
+        let mut now = secs(30) + hint.unwrap_or_default() + secs(2);
+        for left in [4_989, 4_988, 4_987] {
+            now += github.wait(now, 1);
+            github.take(now, 1);
+            github.done(now + secs(1), now, 1, None, Outcome::Accepted);
+            github.learn(now + secs(1), now, &told(left, 3_000 - now.as_secs()));
+            now += secs(1);
+        }
+        assert!(now < secs(120), "{now:?}");
+        let (limit, _) = github.request_limit().unwrap();
+        assert!((83.0..84.0).contains(&limit), "{limit} after {hint:?}");
+    }
+}
+
+#[test]
+fn a_window_that_others_used_up_is_no_smaller_for_us() {
+    let mut github = github();
     github.take(secs(30), 1);
     github.done(secs(30), secs(30), 1, None, Outcome::Rejected(Some(secs(10))));
     github.learn(secs(30), secs(30), &told(0, 10));
