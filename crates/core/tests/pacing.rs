@@ -195,6 +195,18 @@ fn a_fleet_is_as_fast_as_one() {
     }
 }
 
+/// Permits are used a moment after they were dealt for: by them, the first window seemed to open a second
+/// too early, and the refusal of that second's probe cost a whole window, each window.
+#[test]
+fn a_window_that_opens_later_than_was_thought_is_found_soon() {
+    let seed = 502;
+    let rows = scenario::all(600.0, 200, 10, 200, world::Random(seed * 77 + 5).unit());
+    let known = rows.into_iter().find(|row| row.name == "known-fixed");
+    let scenario = known.map(|row| Scenario { fleet: scenario::Processes::of(4), ..row });
+    let ours = run(&scenario.expect("it is in the table"), Policy::Steadfast, seed);
+    assert!(ours.makespan < 200.0, "four windows' work took {} s", ours.makespan);
+}
+
 #[test]
 fn what_half_of_a_fleet_held_is_back_after_its_death() {
     let killed = scenario::Processes { kill_at: Some(1_000.0), ..scenario::Processes::of(16) };

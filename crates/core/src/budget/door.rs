@@ -214,6 +214,11 @@ impl Door {
     }
 
     fn window_opens(&self, shut: Shut, blind: Tick, lane: &Lane) -> Tick {
+        if let Some(opened) = shut.rejected.and_then(|rejected| lane.not_open(rejected)) {
+            // It opens a little later than was thought: the sooner, the less it was off so far.
+            let off = shut.last.saturating_sub(opened).max(lane.guard * 2);
+            return (shut.last + off).min(blind);
+        }
         match lane.expected(shut.last) {
             Some(expected) => lane.may_grow(shut.last).map_or(expected, |at| at.min(expected)),
             None => shut.guess.filter(|at| *at > shut.last).map_or(blind, |at| at.min(blind)),

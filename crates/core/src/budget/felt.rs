@@ -393,6 +393,10 @@ impl Felt {
             lane.set_edge(Edge { lo, hi: opening.at });
             return;
         };
+        if let Some(rejected) = opening.rejected.filter(|at| lane.not_open(*at).is_some()) {
+            lane.set_edge(Edge { lo: rejected, hi: opening.at });
+            return;
+        }
         // The edge may have been moved on already, for its time had come.
         let back = if edge.lo > opening.at { lane.window } else { Duration::ZERO };
         let (lo, hi) = (edge.lo.saturating_sub(back), edge.hi.saturating_sub(back));

@@ -312,6 +312,13 @@ impl Lane {
         }
     }
 
+    /// When a fixed window was thought to have opened that was not open yet at `rejected`: little of it was
+    /// spent.
+    pub fn not_open(&self, rejected: Tick) -> Option<Tick> {
+        let edge = self.edge.filter(|edge| self.kind == Kind::Fixed && edge.hi <= rejected)?;
+        (self.in_window < self.most * 0.5).then_some(edge.hi)
+    }
+
     /// When to look whether a window that was felt for takes more than it did; in a small one, a
     /// probe is a large part.
     pub fn may_grow(&self, last: Tick) -> Option<Tick> {
