@@ -47,7 +47,7 @@ const SHORT: &[Holds] = &[
     holds("strangers", Bucket, (1.40, 11.0, 1.40)),
     holds("strangers", Fixed, (1.15, 4.0, 1.45)),
     holds("strangers", Rolling, (1.70, 8.0, 1.45)),
-    holds("tokens", Bucket, (1.20, 12.0, 1.35)),
+    holds("tokens", Bucket, (1.20, 9.0, 1.30)),
 ];
 
 /// The same with four processes; and permits that were dealt to one whose jobs have ended are late for another.
@@ -59,7 +59,7 @@ const SHORT_FLEET: &[Holds] = &[
     holds("double", Fixed, (1.75, 9.0, 1.75)),
     holds("halve", Bucket, (1.25, 9.0, 1.45)),
     holds("halve", Fixed, (1.60, 15.0, 1.45)),
-    holds("known-bucket", Bucket, (1.25, 2.5, 1.30)),
+    holds("known-bucket", Bucket, (1.25, 1.0, 1.30)),
     holds("known-fixed", Fixed, (1.50, 2.0, 1.35)),
     holds("known-rolling", Rolling, (1.60, 5.0, 1.30)),
     holds("retry-after", Bucket, (1.25, 8.0, 1.40)),
@@ -76,12 +76,12 @@ const SHORT_FLEET: &[Holds] = &[
 /// an outage of ten minutes may be a minute before its end.
 const SHORT_TROUBLES: &[Holds] = &[
     holds("killed", Bucket, (1.45, 6.0, 1.45)),
-    holds("join-leave", Bucket, (1.45, 8.0, 1.45)),
+    holds("join-leave", Bucket, (1.45, 2.0, 1.45)),
     holds("outage", Bucket, (1.35, 100.0, 1.25)),
 ];
 
 /// Known to miss: where processes have few callers each, permits are dealt to those that have none just then.
-const CROWD: &[Holds] = &[holds("thousand", Bucket, (1.60, 4.0, 1.80))];
+const CROWD: &[Holds] = &[holds("thousand", Bucket, (1.60, 1.0, 1.80))];
 
 fn size(seed: u64) -> Size {
     Size { rpm: 60.0, jobs: 12, calls: 10, at_once: 12, seed }

@@ -75,8 +75,10 @@ pub(super) struct Keeper {
     pub epoch: u64,
     pub budget: Budget,
     peers: BTreeMap<String, Peer>,
-    /// Dealt, their instants to come.
+    /// Dealt, their instants to come, in their order.
     pending: VecDeque<Dealt>,
+    /// Instants of permits that were given back before their time: there is room then, not now.
+    holes: VecDeque<Tick>,
     /// Taken from the budget, and nothing bad heard of them yet.
     unsettled: VecDeque<Dealt>,
     pub next_plan: Tick,
@@ -110,6 +112,7 @@ impl Keeper {
             budget,
             peers: BTreeMap::new(),
             pending: VecDeque::new(),
+            holes: VecDeque::new(),
             unsettled: VecDeque::new(),
             next_plan: now,
             recheck: None,
@@ -169,7 +172,10 @@ impl Keeper {
         peer.sizes = want.sizes.iter().copied().collect();
         let unused = want.unused.clone();
         peer.want = Want { sizes: Vec::new(), unused: Vec::new(), off: 0, observed: None, ..want };
-        if begins {
+        if begins && self.probing.is_none() && self.planned_until > now + LEAD {
+            // What was dealt ahead was dealt to fewer: beyond it, the newcomer would wait for long.
+            self.replan(now);
+        } else if begins {
             self.next_plan = self.next_plan.min(now);
         }
         if self.jobs() > self.planned_jobs * GROWN {
@@ -223,6 +229,7 @@ impl Keeper {
         for Unused { at, tokens } in unused {
             if let Some(pending) = self.pending.iter().position(|dealt| dealt.at == *at) {
                 self.pending.remove(pending);
+                self.holes.insert(self.holes.partition_point(|hole| hole <= at), *at);
             } else if let Some(out) = self.unsettled.iter().position(|dealt| dealt.at == *at) {
                 let tokens = self.unsettled.remove(out).map_or(*tokens, |dealt| dealt.tokens);
                 self.budget.untake(now, *at, tokens);
@@ -231,7 +238,8 @@ impl Keeper {
             }
         }
         if self.probing.is_none() {
-            self.planned_until = self.planned_until.min(now);
+            let dealt = self.pending.back().map_or(now, |last| last.at.max(now));
+            self.planned_until = self.planned_until.min(dealt);
             self.next_plan = self.next_plan.min(now + SOON);
         }
     }
@@ -307,6 +315,7 @@ impl Keeper {
             self.peers.values_mut().for_each(|peer| peer.stock = 0.0);
         }
         self.pending.retain(|dealt| dealt.at <= now);
+        self.holes.clear();
         self.probing = None;
         self.planned_until = now;
         self.next_plan = now;

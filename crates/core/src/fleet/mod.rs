@@ -361,7 +361,9 @@ impl Fleet {
         let fit = fit.min_by_key(|(_, granted)| if self.counts_tokens { granted.tokens } else { 0 });
         let index = fit.map_or(0, |(index, _)| index);
         let Some(granted) = self.stock.remove(index) else { return now };
-        self.off += tokens as f64 - self.dealt(&granted) as f64;
+        if self.counts_tokens {
+            self.off += tokens as f64 - self.dealt(&granted) as f64;
+        }
         granted.at
     }
 

@@ -502,7 +502,9 @@ impl Fleet {
         for (number, (offset, tokens)) in (1..).zip(grants.offsets.iter().zip(sizes)) {
             let at = plan.at.saturating_add(Duration::from_micros(*offset));
             let probe = grants.probe && number == grants.offsets.len();
-            self.stock.push_back(Granted { at, until: plan.until, probe, tokens });
+            // What another gave back may be earlier than what is there.
+            let place = self.stock.partition_point(|granted| granted.at <= at);
+            self.stock.insert(place, Granted { at, until: plan.until, probe, tokens });
         }
     }
 

@@ -84,12 +84,27 @@ impl Keeper {
         let mut next = end.saturating_sub(LEAD);
         let margin = self.margin();
         let mut count = 0;
+        self.holes.retain(|hole| *hole >= now);
         while count < MOST_PERMITS {
             let shut = ahead.is_shut();
             let left = rows.iter_mut().filter(|row| row.left > 0);
             let chosen = left.min_by(|a, b| a.rank(shut, waits).total_cmp(&b.rank(shut, waits)));
             let Some(row) = chosen else { break };
             let tokens = row.sizes.front().copied().unwrap_or(row.tokens);
+            // Where tokens are counted, one that is given back is no room for another size.
+            let hole = self.holes.front().copied().filter(|hole| !shut && margin == 0 && *hole < end);
+            if let Some(hole) = hole {
+                self.holes.pop_front();
+                let instant = hole + Duration::from_micros(1);
+                ahead.take(instant, tokens);
+                row.deal(now, instant, tokens);
+                self.pending.insert(
+                    self.pending.partition_point(|dealt| dealt.at <= instant),
+                    Dealt { at: instant, tokens },
+                );
+                count += 1;
+                continue;
+            }
             let wait = ahead.wait(at, tokens + margin);
             let opens = at.saturating_add(wait);
             if opens >= end {
@@ -101,12 +116,8 @@ impl Keeper {
             at = Duration::from_micros(u64::try_from(at.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX));
             let shut = ahead.is_shut();
             ahead.take(at, tokens);
-            row.sizes.pop_front();
-            row.dealt.push(tokens);
+            row.deal(now, at, tokens);
             self.pending.push_back(Dealt { at, tokens });
-            row.offsets.push(u64::try_from(at.saturating_sub(now).as_micros()).unwrap_or(u64::MAX));
-            row.left -= 1;
-            row.pass += 1.0 / row.weight;
             count += 1;
             row.probe = shut;
             if shut {
@@ -282,6 +293,15 @@ struct Row {
 }
 
 impl Row {
+    /// One permit more.
+    fn deal(&mut self, now: Tick, at: Tick, tokens: u64) {
+        self.sizes.pop_front();
+        self.dealt.push(tokens);
+        self.offsets.push(u64::try_from(at.saturating_sub(now).as_micros()).unwrap_or(u64::MAX));
+        self.left -= 1;
+        self.pass += 1.0 / self.weight;
+    }
+
     /// The least goes first: in its turn; for a probe, who surely has something to send: the keeper
     /// that knows so of itself, else who has the most callers.
     fn rank(&self, probe: bool, keeper_waits: bool) -> f64 {
