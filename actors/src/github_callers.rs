@@ -5,64 +5,38 @@ use std::sync::Arc;
 
 use actix::Actor;
 use secrecy::SecretString;
-use steadfast_core::time::{Clock, Timestamp};
+use steadfast_core::time::Timestamp;
 use steadfast_github::{Comment, GithubClient, Pull, Repo, Repository};
-use steadfast_store::Ledger;
 use tokio::time::Instant;
 
 use crate::Settings;
-use crate::accountant::{Depart, Fleetwide, Halt, RateAccountant};
 use crate::address::{Address, Binding, address};
-use crate::calls::{CallError, Caller, Order};
-use crate::dice::Dice;
+use crate::alone::{Alone, Process};
+use crate::calls::{CallError, Order};
 use crate::github::{Describe, EditComment, EnsureComment, EnsurePull, GetToken, Github, Look, Target};
-use crate::held::Held;
 use crate::meter::Meter;
-use crate::stop::Stop;
-use crate::supervisor::{Lifeline, Supervisor};
 
 /// A process's Github and RateAccountant.
 pub struct GithubCallers {
     github: Address<Github>,
-    accountant: Address<RateAccountant>,
-    held: Held,
-    stop: Stop,
-    _bindings: (Binding<Github>, Binding<RateAccountant>),
+    alone: Alone,
+    _binding: Binding<Github>,
 }
 
 impl GithubCallers {
     /// Starts both on the current arbiter. Nothing is sent before [`GithubCallers::leased_until`].
-    /// The process is called `me` at `ledger`, over which it shares its budget.
-    pub fn start(
-        settings: Settings,
-        client: GithubClient,
-        clock: Arc<dyn Clock>,
-        ledger: Arc<dyn Ledger>,
-        me: String,
-    ) -> Self {
-        let (settings, client) = (Arc::new(settings), Arc::new(client));
-        let capacity = settings.actors.mailbox;
-        // Without a binding: the death of a child is told to nobody.
-        let (nobody, _) = address::<Supervisor>(Meter::new("supervisor"), capacity);
-        let (github, github_binding) = address::<Github>(Meter::new("github"), capacity);
-        let (accountant, binding) = address::<RateAccountant>(Meter::new("rate_accountant"), capacity);
-        let lifeline = |child| Lifeline::new(child, nobody.clone());
-        let to_itself = accountant.clone();
-        let actor = RateAccountant::new(&settings, Arc::clone(&clock), to_itself, lifeline(0));
-        binding.bind(actor.sharing(Fleetwide { ledger, me }).start());
-        let (park_after, dice) = (settings.job.park_after, Dice::from_os());
-        let caller = Caller { accountant: accountant.clone(), clock, dice, park_after };
-        let actor = Github::new(client, caller, &settings, Arc::new(|_| {}), lifeline(1));
-        github_binding.bind(actor.start());
-        let held = Held::new();
-        let stop = Stop::new(held.leased());
-        GithubCallers { github, accountant, held, stop, _bindings: (github_binding, binding) }
+    pub fn start(settings: &Settings, client: GithubClient, process: Process) -> Self {
+        let (github, binding) = address::<Github>(Meter::new("github"), settings.actors.mailbox);
+        let (alone, caller) = Alone::start(settings, process);
+        let actor = Github::new(Arc::new(client), caller, settings, Arc::new(|_| {}), alone.lifeline());
+        binding.bind(actor.start());
+        GithubCallers { github, alone, _binding: binding }
     }
 
     /// Where a job's calls go, and its place among those that wait.
     pub fn target(&self, repo: Repo, installation: u64, admitted_at: Timestamp) -> Target {
         let order = Order { priority: 0, admitted: admitted_at };
-        Target { repo, installation, order, patience: self.stop.patience() }
+        Target { repo, installation, order, patience: self.alone.patience() }
     }
 
     /// Asks for the repository.
@@ -104,20 +78,6 @@ impl GithubCallers {
 
     /// The process's leases are surely its own until then: calls are sent.
     pub fn leased_until(&self, until: Instant) {
-        self.held.leased_until(until);
-    }
-
-    /// The process leaves: another may keep the budget.
-    pub async fn depart(&self) {
-        if let Err(error) = self.accountant.send(Depart).await {
-            tracing::debug!(%error, "the accountant was gone before");
-        }
-    }
-}
-
-impl Drop for GithubCallers {
-    /// The process is dead: what it kept is left to the end of its lease.
-    fn drop(&mut self) {
-        self.accountant.tell_from_drop(Halt);
+        self.alone.leased_until(until);
     }
 }

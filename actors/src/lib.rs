@@ -19,6 +19,7 @@
 pub mod accountant;
 pub mod address;
 pub mod alerts;
+pub mod alone;
 pub mod callers;
 pub mod calls;
 mod dice;

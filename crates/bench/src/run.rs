@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use steadfast::config::{Config, load_from};
 use steadfast_actors::callers::Callers;
+use steadfast_actors::{Dice, alone};
 use steadfast_core::job::Job;
 use steadfast_core::time::{Clock, Timestamp};
 use steadfast_llm::{Endpoint, LlmClient};
@@ -225,10 +226,12 @@ async fn ours(row: &Row) -> anyhow::Result<Measured> {
         let (remote, book, clock) = (Arc::clone(&remote), Rc::clone(&book), Arc::clone(&clock));
         let (calls, places) = (row.scenario.calls, places.clone());
         let ledger: Arc<dyn Ledger> = Arc::new(Counted { ledger: store.ledger(), trips: Arc::clone(&trips) });
+        let dice = Dice::seeded(row.seed << 16 | number as u64);
         tasks.spawn_local(async move {
             sleep_until(joins).await;
             let me = format!("process-{number}#1");
-            let callers = Callers::start(settings.clone(), client, clock, ledger, me);
+            let process = alone::Process { me, ledger, clock, dice };
+            let callers = Callers::start(&settings, client, process);
             let store: Arc<dyn Store> = Arc::new(store);
             let process =
                 Process { places, callers, settings, store, remote, book, calls, leave: leave.clone() };

@@ -12,6 +12,7 @@ use steadfast::config::{Config, load_from};
 use steadfast_actors::calls::CallError;
 use steadfast_actors::github::Look;
 use steadfast_actors::github_callers::GithubCallers;
+use steadfast_actors::{Dice, alone};
 use steadfast_core::time::{Clock, Timestamp};
 use steadfast_github::{Credentials, GithubClient, Repo};
 use steadfast_sim::{GitForm, Operation, Push, Records, Repository, World, WorldConfig};
@@ -97,7 +98,7 @@ async fn run(row: &GithubRow) -> anyhow::Result<Measured> {
     let mut jobs = JoinSet::new();
     for process in 0..row.processes {
         let ledger = store.for_runner(&config.queue, &format!("process-{process}")).ledger();
-        let ours = Rc::new(process_of(&config, &stage, ledger, process)?);
+        let ours = Rc::new(process_of(&config, &stage, ledger, process, row.seed)?);
         // The places are shared out; each process takes its jobs in their order.
         let places = row.at_once / row.processes + usize::from(process < row.at_once % row.processes);
         let places = Rc::new(Semaphore::new(places));
@@ -125,13 +126,15 @@ fn process_of(
     stage: &Stage,
     ledger: Arc<dyn Ledger>,
     process: usize,
+    seed: u64,
 ) -> anyhow::Result<GithubCallers> {
     let secret = SecretString::from(TOKEN);
     let credentials = Credentials { private_key: None, personal_token: Some(secret) };
     let (transport, clock) = (stage.world.transport(), Arc::clone(&stage.clock));
     let client = GithubClient::new(config.github.clone(), credentials, transport, Arc::clone(&clock))?;
     let me = format!("process-{process}#1");
-    let callers = GithubCallers::start(config.actors.clone(), client, clock, ledger, me);
+    let dice = Dice::seeded(seed << 16 | process as u64);
+    let callers = GithubCallers::start(&config.actors, client, alone::Process { me, ledger, clock, dice });
     callers.leased_until(Instant::now() + DEADLINE * 2);
     Ok(callers)
 }
