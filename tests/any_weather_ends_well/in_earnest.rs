@@ -169,9 +169,7 @@ async fn real_processes_end_well() {
         config.latency.llm_first = Duration::from_millis(100);
         config.latency.github = Duration::from_millis(30);
     };
-    // As it is by default: permits are dealt up to 20 s ahead, and who parks for less finds them at another worker.
-    let config =
-        "job.concurrency = 4\njob.max_crashes = 1000\njob.max_attempts = 1000\njob.park_after = \"1m\"";
+    let config = "job.concurrency = 4\njob.max_crashes = 1000\njob.max_attempts = 1000";
     let mut town = Town::with(Queue::Redis, lively, config).await;
     town.world.set_weather(Weather { llm: 0.05, github: 0.05, git: 0.02 });
     let workers = (0..WORKERS).map(|_| town.worker()).collect();

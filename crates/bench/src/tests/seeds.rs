@@ -59,7 +59,7 @@ const SHORT_FLEET: &[Holds] = &[
     holds("double", Fixed, (1.75, 9.0, 1.75)),
     holds("halve", Bucket, (1.25, 9.0, 1.45)),
     holds("halve", Fixed, (1.60, 15.0, 1.45)),
-    holds("known-bucket", Bucket, (1.25, 1.0, 1.30)),
+    holds("known-bucket", Bucket, (1.05, 1.0, 1.15)),
     holds("known-fixed", Fixed, (1.50, 2.0, 1.35)),
     holds("known-rolling", Rolling, (1.60, 5.0, 1.30)),
     holds("retry-after", Bucket, (1.25, 8.0, 1.40)),
@@ -69,19 +69,16 @@ const SHORT_FLEET: &[Holds] = &[
     holds("strangers", Bucket, (1.40, 10.0, 1.55)),
     holds("strangers", Fixed, (1.25, 7.0, 1.30)),
     holds("strangers", Rolling, (1.70, 9.0, 1.50)),
-    holds("tokens", Bucket, (1.60, 14.0, 2.10)),
+    holds("tokens", Bucket, (1.08, 4.0, 1.35)),
 ];
 
 /// The lease of those that were killed runs for half a minute, a quarter of such a run; and the last probe into
 /// an outage of ten minutes may be a minute before its end.
-const SHORT_TROUBLES: &[Holds] = &[
-    holds("killed", Bucket, (1.45, 6.0, 1.45)),
-    holds("join-leave", Bucket, (1.45, 2.0, 1.45)),
-    holds("outage", Bucket, (1.35, 100.0, 1.25)),
-];
+const SHORT_TROUBLES: &[Holds] =
+    &[holds("killed", Bucket, (1.45, 6.0, 1.45)), holds("outage", Bucket, (1.35, 100.0, 1.25))];
 
 /// Known to miss: where processes have few callers each, permits are dealt to those that have none just then.
-const CROWD: &[Holds] = &[holds("thousand", Bucket, (1.60, 1.0, 1.80))];
+const CROWD: &[Holds] = &[holds("thousand", Bucket, (1.10, 1.0, 1.35))];
 
 fn size(seed: u64) -> Size {
     Size { rpm: 60.0, jobs: 12, calls: 10, at_once: 12, seed }
@@ -162,7 +159,7 @@ fn a_crowd_of_processes_shares_a_limit() {
 }
 
 /// What 16 processes send together is what the limit allows, once the burst is over: over half a minute within
-/// six in a hundred. (Two were meant; the deals are ahead of what is used by about a second.)
+/// 2.5 in a hundred. (Two were meant, and the worst seed has 2.03.)
 #[test]
 fn the_sum_of_sixteen_processes_is_the_limit() {
     let mut worst = 0.0_f64;
@@ -180,7 +177,7 @@ fn the_sum_of_sixteen_processes_is_the_limit() {
         worst = worst.max((rpm / row.scenario.rpm - 1.0).abs());
     }
     eprintln!("{:.2} % beside the limit", worst * 100.0);
-    assert!(worst <= 0.06, "{worst}");
+    assert!(worst <= 0.025, "{worst}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::lane::{Edge, Lane, MINUTE};
+use super::lane::{Count, Edge, Lane, MINUTE};
 use super::{Kind, Source, Tick};
 use crate::headers::Window;
 
@@ -37,7 +37,14 @@ pub(super) struct Told {
 
 impl Told {
     /// Learns from one answer. Returns until when nothing can be sent, if it says so.
-    pub fn learn(&mut self, now: Tick, sent: Tick, window: &Window, lane: &mut Lane) -> Option<Tick> {
+    pub fn learn(
+        &mut self,
+        now: Tick,
+        sent: Tick,
+        window: &Window,
+        lane: &mut Lane,
+        count: Count,
+    ) -> Option<Tick> {
         let reset = window.reset.filter(|reset| *reset <= FURTHEST);
         let stated = window.limit.filter(|limit| *limit > 0).map(|limit| limit as f64);
         self.longest = self.longest.max(reset.unwrap_or_default());
@@ -64,7 +71,7 @@ impl Told {
             }
         }
         if let Some(remaining) = window.remaining {
-            lane.believe(now, sent, remaining as f64);
+            lane.believe(now, sent, remaining as f64, count);
         }
         // A window that is used up is closed until its reset; a bucket refills at once.
         let closed = matches!(window.remaining, Some(0)) && lane.kind_source == Source::Assumed;

@@ -24,6 +24,15 @@ const KEPT: Duration = Duration::from_secs(60);
 /// Probes in a shut window are this many windows apart, over its size: one or two in a hundred requests.
 const PROBE_SHARE: f64 = 75.0;
 
+/// How well we know what we spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    /// All of it: more is left than we think only of what we do not know how much it holds.
+    Whole,
+    /// Others tell of theirs later: then the server knows better, both ways.
+    Late,
+}
+
 /// When a fixed window opens, as an interval: rejected at `lo`, accepted at `hi`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Edge {
@@ -397,7 +406,7 @@ impl Lane {
 
     /// What the server said was left when it met the request sent at `sent`. Less than we think is
     /// believed; more, only of a bucket whose size nobody told.
-    pub fn believe(&mut self, now: Tick, sent: Tick, remaining: f64) {
+    pub fn believe(&mut self, now: Tick, sent: Tick, remaining: f64, count: Count) {
         self.advance(now);
         let since: f64 =
             self.log.iter().rev().take_while(|(at, _)| *at > sent).map(|(_, amount)| amount).sum();
@@ -417,7 +426,7 @@ impl Lane {
                 let told = self.kind_source == Source::Headers;
                 let left = if told { self.since(now, sent, remaining, sent) } else { refilled - since };
                 self.level = self.level.min(left.max(self.level - self.room()));
-                if told && remaining > 0.0 {
+                if told && count == Count::Late && remaining > 0.0 {
                     // What was sent a moment before may have come there after it.
                     let least = self.since(now, sent, remaining, sent.saturating_sub(self.guard));
                     self.level = self.level.max((least - reserve).min(self.room()));

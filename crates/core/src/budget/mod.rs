@@ -21,7 +21,7 @@ pub use self::settings::{LimitSettings, WindowKind};
 use self::door::Door;
 use self::felt::Felt;
 use self::headers::Told;
-use self::lane::Lane;
+use self::lane::{Count, Lane};
 use crate::failure::GateReason;
 use crate::headers::Observed;
 
@@ -265,6 +265,15 @@ impl Budget {
     /// Takes limits and what is left of them from the headers of the answer to a request that was
     /// sent at `sent`. The configuration's limits stay; less left than we think is believed.
     pub fn learn(&mut self, now: Tick, sent: Tick, observed: &Observed) {
+        self.hear(now, sent, observed, Count::Whole);
+    }
+
+    /// The same where others tell of what they spent only later: more left than we think is believed, too.
+    pub(crate) fn learn_of_many(&mut self, now: Tick, sent: Tick, observed: &Observed) {
+        self.hear(now, sent, observed, Count::Late);
+    }
+
+    fn hear(&mut self, now: Tick, sent: Tick, observed: &Observed, count: Count) {
         let (now, sent) = (inside(now), inside(sent));
         let lanes = [
             (&observed.requests, &mut self.requests, &mut self.told_requests),
@@ -272,7 +281,7 @@ impl Budget {
         ];
         for (window, lane, told) in lanes {
             let Some(window) = window else { continue };
-            if let Some(until) = told.learn(now, sent, window, lane) {
+            if let Some(until) = told.learn(now, sent, window, lane, count) {
                 let reason = GateReason::RateLimit;
                 if self.gate.is_none_or(|gate| gate.until < until) {
                     self.gate = Some(Closed { until, reason });

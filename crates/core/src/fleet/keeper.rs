@@ -209,7 +209,7 @@ impl Keeper {
     /// Takes what an answer's headers told.
     pub fn learn(&mut self, now: Tick, sent: Tick, observed: &Observed) {
         self.commit(now);
-        self.budget.learn(now, sent, observed);
+        self.budget.learn_of_many(now, sent, observed);
         if observed.requests.is_some() || observed.tokens.is_some() {
             self.reconsider(now);
         }

@@ -449,7 +449,11 @@ impl Fleet {
         match (self.part, &mut self.keeper, &mut self.own) {
             (Part::Keeper, Some(keeper), _) => {
                 let was_open = keeper.budget.gate(now).is_none();
-                keeper.learn(now, permit, observed);
+                if alone {
+                    keeper.budget.learn(now, permit, observed);
+                } else {
+                    keeper.learn(now, permit, observed);
+                }
                 if was_open && keeper.budget.gate(now).is_some() {
                     keeper.replan(now);
                 }
