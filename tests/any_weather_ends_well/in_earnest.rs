@@ -15,7 +15,7 @@ use steadfast_store::{Settings, State};
 use tokio::time::Instant;
 
 use crate::support::in_process::field;
-use crate::support::{Queue, Town, Worker, eventually, job};
+use crate::support::{BOUND, Queue, Town, Worker, eventually, job};
 
 /// How long the storm lasts where nobody says it.
 const SHORT: u64 = 6;
@@ -127,7 +127,8 @@ impl Storm {
         let mut ends: BTreeMap<String, u32> = BTreeMap::new();
         let mut pulls = 0;
         for id in &self.submitted {
-            let found = self.town.wait_for(id.as_str(), State::Ended).await;
+            // The weather may have GitHub ask for a minute, which is kept.
+            let found = self.town.wait_for_within(BOUND * 2, id.as_str(), State::Ended).await;
             let status = field(&found, "status");
             let fine = status == "completed" || (status == "cancelled" && self.cancelled.contains(id));
             assert!(fine, "{id} ended as {status}: {found:#?}\n{}", self.town.logs());

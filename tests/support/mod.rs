@@ -28,9 +28,8 @@ use tokio::net::TcpListener;
 pub const API_KEY: &str = "sk-simulated-0123456789abcdef";
 /// The personal token that the simulated GitHub takes.
 pub const TOKEN: &str = "ghp_simulated0123456789abcdefghijklmnop";
-/// The longest that a test waits for anything: far beyond what a loaded machine needs, and two of the
-/// minutes that a server may ask for.
-pub const BOUND: Duration = Duration::from_secs(180);
+/// The longest that a test waits for anything: far beyond what a loaded machine needs.
+pub const BOUND: Duration = Duration::from_secs(60);
 
 /// Which queue a test runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,8 +151,13 @@ impl Town {
 
     /// Waits until the job is in `state`.
     pub async fn wait_for(&self, id: &str, state: State) -> Inspection {
+        self.wait_for_within(BOUND, id, state).await
+    }
+
+    /// The same where servers may ask for waits of their own.
+    pub async fn wait_for_within(&self, bound: Duration, id: &str, state: State) -> Inspection {
         let id = JobId::new(id).unwrap();
-        let found = eventually(&format!("{id} to be {state:?}"), async || {
+        let found = eventually_within(bound, &format!("{id} to be {state:?}"), async || {
             let found = self.store.inspect(&id).await.ok().flatten();
             found.filter(|found| found.state == state)
         })
@@ -261,7 +265,16 @@ impl Drop for Worker {
 }
 
 /// Asks again and again until there is an answer; `None` when the bound is reached.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+pub async fn eventually<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    eventually_within(BOUND, what, ask).await
+}
+
+/// The same with a bound of its own.
+async fn eventually_within<T>(
+    bound: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> Option<T> {
     let mut pause = tokio::time::interval(Duration::from_millis(20));
     let asking = async {
         loop {
@@ -271,7 +284,7 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
             }
         }
     };
-    match tokio::time::timeout(BOUND, asking).await {
+    match tokio::time::timeout(bound, asking).await {
         Ok(answer) => Some(answer),
         Err(_) => {
             eprintln!("waited in vain for {what}");
